@@ -1,0 +1,49 @@
+# Every target makes its own virtual environment and installs the versions that
+# constraints.txt pins. Needed beforehand: Python 3.11 or newer, make, a C compiler.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint bench soak clean
+
+help:
+	@echo "make demo    see the store survive what it promises to survive"
+	@echo "make test    the tests, those marked slow left out"
+	@echo "make lint    ruff, mypy and the direction of imports"
+	@echo "make bench   strandline beside RocksDB, LevelDB, LMDB, SQLite and diskcache"
+	@echo "make soak    2000 crash cycles; takes long"
+	@echo "make clean   remove the environment and everything that the targets made"
+
+demo: $(INSTALLED)
+	$(BIN)/strandline demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks.compare
+
+soak: $(INSTALLED)
+	$(BIN)/python -m tests.soak --cycles 2000
+
+clean:
+	rm -rf $(VENV) build dist .benchmarks .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The build backend is installed first, from the same pins, because pip does not apply
+# constraints inside the environment that it isolates a build in.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt hatchling editables
+	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[cli,bench,dev]'
+	touch $@

@@ -1,0 +1,1 @@
+"""How fast strandline is, beside its peers and by itself. See README.md."""

@@ -1,0 +1,75 @@
+"""Closing a store: in order, once, and from whichever thread it has to be."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from strandline.engine.process_guard import unregister
+from strandline.engine.stats import FlushReport
+from strandline.errors import StrandlineError
+
+if TYPE_CHECKING:
+    from strandline.engine.engine import Engine
+
+_POLL: Final = 0.005
+_THREAD_TIMEOUT: Final = 10.0
+
+
+def flush(engine: Engine, timeout: float) -> FlushReport:
+    """Ask for a flush and wait for it; report what it came to."""
+    checkpointer = engine.checkpointer
+    before = checkpointer.entries_stored
+    ticket = checkpointer.request()
+    deadline = engine.runtime.monotonic() + timeout
+    while checkpointer.served < ticket and engine.log.failure is None:
+        if engine.runtime.monotonic() >= deadline or engine.closed_fully:
+            break
+        engine.runtime.sleep(_POLL)
+    return report(engine, before)
+
+
+def report(engine: Engine, before: int) -> FlushReport:
+    """Return what was stored since `before`, and what is left."""
+    return FlushReport(
+        stored=engine.checkpointer.entries_stored - before,
+        parked=0,
+        remaining=engine.index.dirty_count(),
+    )
+
+
+def close(engine: Engine, *, drain: bool, timeout: float) -> FlushReport:
+    """End the store; a second call does nothing.
+
+    Whatever could not be flushed stays in the log. The first error on the way is
+    raised once everything has been let go of.
+    """
+    before = engine.checkpointer.entries_stored
+    engine.shut("the store is closed")
+    with engine.close_lock:
+        if engine.closed_fully:
+            return FlushReport(0, 0, 0)
+        if drain and engine.log.failure is None:
+            flush(engine, timeout)
+        engine.stop_threads(_THREAD_TIMEOUT)
+        result = report(engine, before)
+        failed: BaseException | None = None
+        try:
+            engine.log.close(clean=True)
+        except (StrandlineError, OSError) as error:
+            failed = error
+        engine.release_views()
+        engine.release_abandoned()
+        engine.backing.close()
+        engine.lock.close()
+        engine.closed_fully = True
+        unregister(engine)
+    if failed is not None and engine.log.failure is None:
+        raise failed
+    return result
+
+
+def close_orphan(engine: Engine) -> None:
+    """Close a store whose object was dropped. Runs on the checkpointer's own thread."""
+    engine.checkpointer.run()
+    engine.checkpointer.detach()
+    close(engine, drain=False, timeout=0.0)

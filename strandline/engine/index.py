@@ -1,0 +1,244 @@
+"""The index: generations of layers over LMDB, and publishing into them.
+
+A *generation* is the set of active layers of all tables. `cut` freezes it at an LSN and
+begins the next; writers do not wait. What was queued below the cut and lands after it
+still goes to the frozen layer that it belongs to, so that a frozen generation ends up
+holding exactly the operations up to its LSN.
+
+Everything here is called with the log's mutex held, unless it says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from strandline.engine.layer import (
+    NO_ENTRIES,
+    Entries,
+    Entry,
+    Layer,
+    View,
+    absent,
+    inserted,
+    linked,
+    weight,
+)
+from strandline.engine.read_view import ReadView
+from strandline.engine.table_state import TableState
+from strandline.wal.runtime import Runtime
+
+Views = Mapping[int, View]
+Commit = tuple[list[tuple[TableState, Entries]], int, int]
+"""Several operations that stand or fall together: by table, with first and last LSN."""
+
+
+class Retired(NamedTuple):
+    """Layers that the index let go of, and the memory that they hold until they are freed."""
+
+    layers: list[Layer]
+    bytes: int
+
+
+class Index:
+    """All tables of an open store, in memory."""
+
+    def __init__(self, runtime: Runtime, read_view: ReadView) -> None:
+        self.runtime = runtime
+        self.read_view = read_view
+        self.states: dict[int, TableState] = {}
+        self.views: Views = MappingProxyType({})
+        """Every table's view; replaced whole, so that a snapshot captures it in one step."""
+        self.cut_lsn = 0
+        """Operations up to here belong to frozen layers."""
+        self.active_bytes = 0
+        self.frozen_bytes = 0
+        self.newest_snapshot = -1
+        """The highest LSN that an open snapshot reads at, -1 without any."""
+        self.newest_unlogged_snapshot = -1
+        self.unlogged_version = 0
+        self.retired: list[Retired] = []
+        """What only snapshots may still read; the checkpointer frees it in slices."""
+
+    # ---- tables
+
+    def add(self, state: TableState) -> None:
+        """Take in a table."""
+        self.states[state.id] = state
+        self.refresh(state)
+
+    def drop(self, state: TableState) -> None:
+        """Forget a table; its view stays with whoever captured it."""
+        del self.states[state.id]
+        self.retired.append(Retired([state.layer, *state.frozen], 0))
+        state.layer, state.frozen = Layer(self.runtime, cleared=True), ()
+        state.entries = state.layer.entries
+        self._build_view(state)
+        self.views = MappingProxyType({k: v for k, v in self.views.items() if k != state.id})
+
+    def clear(self, state: TableState) -> None:
+        """Empty a table. Nothing queued for it may be outstanding."""
+        self.retired.append(Retired([state.layer], 0))
+        state.layer = Layer(self.runtime, cleared=True)
+        state.entries = state.layer.entries
+        self.refresh(state)
+
+    def refresh(self, state: TableState) -> None:
+        """Build the view of one table anew."""
+        self._build_view(state)
+        self.views = MappingProxyType({**self.views, state.id: state.view})
+
+    def refresh_all(self) -> None:
+        """Build all views anew, to be seen in one step by whoever captures `views`."""
+        for state in self.states.values():
+            self._build_view(state)
+        self.views = MappingProxyType({s.id: s.view for s in self.states.values()})
+
+    def _build_view(self, state: TableState) -> None:
+        layers: list[Layer] = []
+        reads_store = True
+        for layer in (state.layer, *state.frozen):
+            layers.append(layer)
+            if layer.cleared:
+                reads_store = False
+                break
+        below: Callable[[bytes], bytes | None] = absent
+        if reads_store:
+            below = partial(self.read_view.get, state.id)
+        for layer in reversed(layers[2:]):
+            below = partial(_get_through, layer.entries, below)
+        frozen = layers[1].entries if len(layers) > 1 else NO_ENTRIES
+        state.view = View(state.entries, frozen, below, tuple(layers), reads_store)
+
+    # ---- generations
+
+    def cut(self, lsn: int) -> None:
+        """Freeze the active generation at `lsn` and begin the next one."""
+        for state in self.states.values():
+            if state.entries or state.queued or state.layer.cleared:
+                state.frozen = (state.layer, *state.frozen)
+                state.layer = Layer(self.runtime)
+                state.entries = state.layer.entries
+        self.cut_lsn = lsn
+        self.frozen_bytes += self.active_bytes
+        self.active_bytes = 0
+        self.refresh_all()
+
+    def replace_frozen(self, merged: Mapping[int, Layer]) -> None:
+        """Put one merged layer in the place of all frozen ones of each table."""
+        replaced: list[Layer] = []
+        for state in self.states.values():
+            if state.frozen:
+                replaced.extend(state.frozen)
+                state.frozen = (merged[state.id],)
+        self.retired.append(Retired(replaced, 0))
+        self.refresh_all()
+
+    def drop_frozen(self, read_view: ReadView) -> ReadView:
+        """Let go of the frozen generation, which LMDB has now; returns the view it replaces."""
+        layers: list[Layer] = []
+        for state in self.states.values():
+            layers.extend(state.frozen)
+            state.frozen = ()
+        self.retired.append(Retired(layers, self.frozen_bytes))
+        self.frozen_bytes = 0
+        old, self.read_view = self.read_view, read_view
+        self.refresh_all()
+        return old
+
+    # ---- publishing
+
+    def install(self, state: TableState, key: bytes, entry: Entry) -> None:
+        """Make an entry visible, unless a newer one is. Doing it twice changes nothing."""
+        frozen = state.logged and entry[0] <= self.cut_lsn and bool(state.frozen)
+        entries = state.frozen[0].entries if frozen else state.entries
+        old = entries.get(key)
+        newest = self.newest_snapshot if state.logged else self.newest_unlogged_snapshot
+        if old is None:
+            change = weight(key, entry)
+            entries[key] = entry
+        elif old[0] < entry[0]:
+            change = weight(key, entry) - weight(key, old)
+            entries[key] = linked(entry, old, newest)
+        else:
+            if newest >= 0:
+                entries[key] = inserted(old, entry)
+            return
+        if frozen:
+            self.frozen_bytes += change
+        else:
+            self.active_bytes += change
+
+    def install_many(self, state: TableState, fresh: Entries, last_lsn: int) -> None:
+        """Make the entries of one commit visible, in one call where nothing stands against it."""
+        entries = state.entries
+        newest = self.newest_snapshot if state.logged else self.newest_unlogged_snapshot
+        if newest < 0 and not (state.frozen and last_lsn <= self.cut_lsn and state.logged):
+            old = [entry for entry in map(entries.get, fresh) if entry is not None]
+            if not old or max(old)[0] < min(fresh.values())[0]:
+                change = sum(map(weight, fresh, fresh.values()))
+                if old:
+                    change -= sum(weight(k, entries[k]) for k in fresh if k in entries)
+                entries.update(fresh)
+                self.active_bytes += change
+                return
+        for key, entry in fresh.items():
+            self.install(state, key, entry)
+
+    def publish(self, queued: Iterable[Any]) -> None:
+        """Make queued operations visible: single ones, and commits as they are."""
+        for item in queued:
+            if type(item[0]) is TableState:
+                state, key, entry = item
+                self.install(state, key, entry)
+                self._dequeue(state, key, entry[0])
+            elif callable(item[0]):
+                item[0]()
+            else:
+                parts, _, last_lsn = item
+                for state, fresh in parts:
+                    self.install_many(state, fresh, last_lsn)
+                    for key, entry in fresh.items():
+                        self._dequeue(state, key, entry[0])
+
+    def withdraw(self, queued: Iterable[Any]) -> list[int]:
+        """Forget queued operations that were refused; return their LSNs."""
+        lsns: list[int] = []
+        for item in queued:
+            if type(item[0]) is TableState:
+                state, key, entry = item
+                lsns.append(entry[0])
+                self._dequeue(state, key, entry[0])
+            elif callable(item[0]):
+                lsns.append(item[2][0])
+            else:
+                parts, first_lsn, last_lsn = item
+                lsns.extend(range(first_lsn, last_lsn + 1))
+                for state, fresh in parts:
+                    for key, entry in fresh.items():
+                        self._dequeue(state, key, entry[0])
+        return lsns
+
+    def dirty_bytes(self) -> int:
+        """Return the memory that counts against `max_dirty_bytes`."""
+        return self.active_bytes + self.frozen_bytes + sum(r.bytes for r in tuple(self.retired))
+
+    def dirty_count(self) -> int:
+        """Return how many entries are not in LMDB yet."""
+        layers = [layer for s in self.states.values() for layer in (s.layer, *s.frozen)]
+        return sum(len(layer.entries) for layer in layers)
+
+    @staticmethod
+    def _dequeue(state: TableState, key: bytes, lsn: int) -> None:
+        queued = state.queued.get(key)
+        if queued is not None and queued.lsn == lsn:
+            del state.queued[key]
+
+
+def _get_through(
+    entries: Entries, below: Callable[[bytes], bytes | None], key: bytes
+) -> bytes | None:
+    entry = entries.get(key)
+    return below(key) if entry is None else entry[1]

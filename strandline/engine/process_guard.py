@@ -1,0 +1,58 @@
+"""What a process does to its open stores: forks, exits, and drops them.
+
+A forked child closes what it inherited and marks its handles dead. At interpreter exit
+every store that is still open has its log drained and synced, within a time limit.
+Finalizers only set flags; a worker thread does the rest.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from strandline.engine.engine import Engine
+
+EXIT_TIMEOUT: Final = 30.0
+"""Seconds that the interpreter's exit waits for the stores that were left open."""
+
+_open: dict[int, tuple[Engine, Callable[[], None]]] = {}
+
+
+def register(engine: Engine, close: Callable[[], None]) -> None:
+    """Remember an open store; `close` drains and syncs its log without flushing."""
+    _open[id(engine)] = (engine, close)
+
+
+def unregister(engine: Engine) -> None:
+    """Forget a store that was closed."""
+    _open.pop(id(engine), None)
+
+
+def _after_fork_in_child() -> None:
+    """Runs before anything else in the child; takes no lock, for its holder is gone."""
+    for engine, _ in list(_open.values()):
+        engine.forget_after_fork()
+    _open.clear()
+
+
+def _at_exit() -> None:
+    """Close what was left open, in a thread of its own, so that a hung disk cannot hang the exit."""
+    for engine, close in list(_open.values()):
+        warnings.warn(
+            f"{engine.path}: the store was not closed before the interpreter's exit; its log is "
+            "drained and synced now. Use `with strandline.open(...)` or call close()",
+            ResourceWarning,
+            stacklevel=1,
+        )
+        closer = threading.Thread(target=close, name="strandline-exit", daemon=True)
+        closer.start()
+        closer.join(EXIT_TIMEOUT)
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(_at_exit)

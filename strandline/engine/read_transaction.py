@@ -1,0 +1,199 @@
+"""A snapshot of the store in LMDB: one read transaction of its own, for as long as it lives.
+
+It pins the pages of its commit, so that LMDB cannot reuse them, and holds a reader slot;
+close it. When the map has to grow it is expired first: every later use raises
+`SnapshotExpiredError`, never a wrong value. The lock keeps that from happening in the
+middle of a read; it is re-entrant, so a signal handler that reads while its thread does
+so waits for nobody.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections.abc import Callable
+from itertools import islice
+from typing import Final
+
+import lmdb
+
+from strandline.engine.environment import explain
+from strandline.engine.read_view import Databases
+from strandline.engine.records import Origin, value_of, values_of
+from strandline.errors import SnapshotExpiredError, StoreClosedError, StrandlineError
+
+_FIRST_STEP: Final = 64
+_STEP_GROWTH: Final = 4
+
+Items = list[tuple[bytes, bytes]]
+
+
+class ReadTransaction:
+    """Reads at one commit, from any thread, one at a time."""
+
+    __slots__ = ("__weakref__", "_databases", "_end", "_lock", "_origin", "_txn", "version")
+
+    def __init__(self, txn: lmdb.Transaction[bytes], databases: Databases, origin: Origin) -> None:
+        self.version: Final = txn.id()
+        """LMDB's id of the commit that is read."""
+        self._txn: lmdb.Transaction[bytes] | None = txn
+        self._databases = databases
+        self._origin = origin
+        self._lock = threading.RLock()
+        self._end: Callable[[], StrandlineError] = self._closed
+
+    def get(self, table_id: int, key: bytes) -> bytes | None:
+        """Return the value of a key, or None if it is not there."""
+        database = self._databases.get(table_id)
+        with self._lock:
+            txn = self._live()
+            if database is None:
+                return None
+            try:
+                record = txn.get(key, None, database)
+            except lmdb.Error as error:
+                raise self._explained(error) from error
+        return None if record is None else value_of(table_id, key, record, self._origin)
+
+    def get_many(self, table_id: int, keys: list[bytes]) -> dict[bytes, bytes]:
+        """Return the values of those keys that are there."""
+        database = self._databases.get(table_id)
+        with self._lock:
+            txn = self._live()
+            if database is None:
+                return {}
+            try:
+                with txn.cursor(database) as cursor:
+                    found = cursor.getmulti(keys)
+            except lmdb.Error as error:
+                raise self._explained(error) from error
+        return dict(values_of(table_id, found, self._origin))
+
+    def chunk(
+        self, table_id: int, start: bytes | None, stop: bytes | None, reverse: bool, limit: int
+    ) -> Items:
+        """Return up to `limit` (key, value) pairs with start <= key < stop, in key order.
+
+        None stands for the end of the table. With `reverse` the greatest keys come first.
+        To go on, start after the last key (its successor is key + a zero byte), or in
+        reverse take it as the new stop. A chunk shorter than `limit` is the last one.
+        """
+        database = self._databases.get(table_id)
+        with self._lock:
+            txn = self._live()
+            if database is None:
+                return []
+            try:
+                with txn.cursor(database) as cursor:
+                    walk = _backward if reverse else _forward
+                    found = walk(cursor, start, stop, limit)
+            except lmdb.Error as error:
+                raise self._explained(error) from error
+        return values_of(table_id, found, self._origin)
+
+    def entries(self, table_id: int) -> int:
+        """Return how many keys a table holds."""
+        database = self._databases.get(table_id)
+        with self._lock:
+            txn = self._live()
+            if database is None:
+                return 0
+            try:
+                return txn.stat(database)["entries"]
+            except lmdb.Error as error:
+                raise self._explained(error) from error
+
+    def close(self) -> None:
+        """End the transaction; a second call does nothing."""
+        self._finish(self._closed)
+
+    def expire(self) -> None:
+        """End the transaction because the map has to grow."""
+        self._finish(self._expired)
+
+    def abandon(self) -> object:
+        """Give the transaction up without ending it, as a forked child must."""
+        # A thread that the child does not have may have held the lock.
+        self._lock = threading.RLock()
+        txn, self._txn = self._txn, None
+        return txn
+
+    def _finish(self, end: Callable[[], StrandlineError]) -> None:
+        with self._lock:
+            txn, self._txn = self._txn, None
+            if txn is not None:
+                self._end = end
+                txn.abort()
+
+    def _live(self) -> lmdb.Transaction[bytes]:
+        if self._txn is None:
+            raise self._end()
+        return self._txn
+
+    def _explained(self, error: lmdb.Error) -> Exception:
+        if self._txn is None:
+            return self._end()
+        if error.code == 0:
+            # py-lmdb's own: the transaction ended with its environment.
+            return self._expired()
+        return explain(error, self._origin.path, "reading")
+
+    def _closed(self) -> StrandlineError:
+        return StoreClosedError(f"{self._origin.path}: this snapshot is closed; take a new one")
+
+    def _expired(self) -> StrandlineError:
+        return SnapshotExpiredError(
+            f"{self._origin.path}: the snapshot of commit {self.version} was ended so that the "
+            "map could grow; take a new one"
+        )
+
+
+def _forward(
+    cursor: lmdb.Cursor[bytes], start: bytes | None, stop: bytes | None, limit: int
+) -> Items:
+    """Collect start <= key < stop. Steps grow, so that a short range reads little beyond it."""
+    if not (cursor.set_range(start) if start else cursor.first()):
+        return []
+    found: Items = []
+    rows = cursor.iternext()
+    step = _FIRST_STEP if stop is not None else limit
+    while len(found) < limit:
+        part = list(islice(rows, min(step, limit - len(found))))
+        if not part:
+            break
+        found += part
+        if stop is not None and part[-1][0] >= stop:
+            del found[bisect_left(found, stop, key=_key_of) :]
+            break
+        step *= _STEP_GROWTH
+    return found
+
+
+def _backward(
+    cursor: lmdb.Cursor[bytes], start: bytes | None, stop: bytes | None, limit: int
+) -> Items:
+    """Collect start <= key < stop, the greatest first."""
+    if stop == b"":
+        return []
+    # A cursor that finds `stop` or a later key stands just after the range.
+    after = stop is not None and cursor.set_range(stop)
+    if not (cursor.prev() if after else cursor.last()):
+        return []
+    found: Items = []
+    rows = cursor.iterprev()
+    step = _FIRST_STEP if start is not None else limit
+    while len(found) < limit:
+        part = list(islice(rows, min(step, limit - len(found))))
+        if not part:
+            break
+        found += part
+        if start is not None and part[-1][0] < start:
+            while found and found[-1][0] < start:
+                found.pop()
+            break
+        step *= _STEP_GROWTH
+    return found
+
+
+def _key_of(row: tuple[bytes, bytes]) -> bytes:
+    return row[0]

@@ -1,0 +1,137 @@
+"""Reads of more than one key: many at once, counting, iterating."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from strandline.engine.backing import ViewRetiredError
+from strandline.engine.definitions import refuse_inside
+from strandline.engine.engine import Engine
+from strandline.engine.layer import visible
+from strandline.engine.scan import note_keys, scan_chunks
+from strandline.engine.snapshots import SnapshotState
+from strandline.engine.table_state import TableState
+
+if TYPE_CHECKING:
+    from strandline.engine.table import Table
+
+_COUNT_AT_ONCE = 1000
+
+
+def get_many(engine: Engine, state: TableState, keys: list[bytes]) -> dict[bytes, bytes]:
+    """Return the values of the keys that are present, whole commits of them."""
+    refuse_inside(engine)
+    while True:
+        if engine.closing:
+            engine.check_open()
+        found: dict[bytes, bytes] = {}
+        missing: list[bytes] = []
+        with engine.log.mutex:
+            engine.log.settle()
+            view, read_view = state.view, engine.index.read_view
+            for key in keys:
+                for layer in view.layers:
+                    entry = layer.entries.get(key)
+                    if entry is not None:
+                        if entry[1] is not None:
+                            found[key] = entry[1]
+                        break
+                else:
+                    missing.append(key)
+        if not missing or not view.reads_store:
+            return found
+        try:
+            found.update(read_view.get_many(state.id, missing))
+        except ViewRetiredError:
+            continue  # a checkpoint took its place: layers and LMDB no longer fit together
+        return found
+
+
+def count_entries(engine: Engine, state: TableState) -> int:
+    """Return how many keys a table has, at the cost of its dirty entries."""
+    snapshot = SnapshotState(engine)
+    try:
+        view = snapshot.views.get(state.id)
+        if view is None:
+            return 0
+        version = snapshot.version(state)
+        dirty: dict[bytes, bool] = {}
+        for layer in reversed(view.layers):
+            with engine.log.mutex:
+                layer.order.note()
+            for run in layer.order.runs():
+                for key in run:
+                    entry = visible(layer.entries[key], version)
+                    if entry is not None:
+                        dirty[key] = entry[1] is not None
+        total = sum(dirty.values())
+        if view.reads_store:
+            total += snapshot.txn.entries(state.id)
+            keys = list(dirty)
+            for at in range(0, len(keys), _COUNT_AT_ONCE):
+                total -= len(snapshot.txn.get_many(state.id, keys[at : at + _COUNT_AT_ONCE]))
+        return total
+    finally:
+        snapshot.close()
+
+
+def iterate(
+    table: Table[Any, Any],
+    snapshot: SnapshotState,
+    bounds: tuple[bytes | None, bytes | None],
+    reverse: bool,
+    limit: int | None,
+    *,
+    owned: bool,
+) -> Iterator[tuple[Any, Any]]:
+    """Yield decoded (key, value) pairs of a table as of `snapshot`; close it if `owned`."""
+    walk = _walk(table, snapshot, bounds, reverse, limit)
+    return _closing(walk, snapshot) if owned else walk
+
+
+def _walk(
+    table: Table[Any, Any],
+    snapshot: SnapshotState,
+    bounds: tuple[bytes | None, bytes | None],
+    reverse: bool,
+    limit: int | None,
+) -> Iterator[tuple[Any, Any]]:
+    engine, state = table._store.engine, table._state
+    with engine.log.mutex:
+        note_keys(snapshot, state)
+    codec = table._codec
+    for chunk in scan_chunks(snapshot, state, bounds[0], bounds[1], reverse, limit):
+        if codec is None:
+            yield from chunk
+        else:
+            for key, value in chunk:
+                yield codec.decode_key(key), codec.decode_value(value)
+
+
+class _closing(Iterator[tuple[Any, Any]]):
+    """An iterator that closes its snapshot at the end, and leaves that to others if dropped."""
+
+    __slots__ = ("_snapshot", "_walk")
+
+    def __init__(self, walk: Iterator[tuple[Any, Any]], snapshot: SnapshotState) -> None:
+        self._walk = walk
+        self._snapshot: SnapshotState | None = snapshot
+
+    def __next__(self) -> tuple[Any, Any]:
+        try:
+            return next(self._walk)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the iteration and let go of what it pins."""
+        snapshot, self._snapshot = self._snapshot, None
+        if snapshot is not None:
+            snapshot.close()
+            self._walk = iter(())
+
+    def __del__(self) -> None:
+        if self._snapshot is not None:
+            self._snapshot.close_later()

@@ -1,0 +1,134 @@
+"""Replay: the log's operations go into the index again, and to LMDB where they are many.
+
+Runs before the store takes writes. Operations are results, not steps, so replaying one
+that LMDB has already changes nothing.
+"""
+
+from __future__ import annotations
+
+from itertools import repeat
+from typing import Any, Final
+
+from strandline.engine.catalog import TableRow
+from strandline.engine.definitions import forget_table
+from strandline.engine.engine import Engine
+from strandline.engine.layer import weight
+from strandline.engine.operations import (
+    CLEAR,
+    CREATE,
+    DELETE,
+    DROP,
+    OPERATION_MASK,
+    PUT,
+    TAG_SHIFT,
+    VOID,
+    PayloadError,
+    decode_items,
+    decode_table_options,
+)
+from strandline.engine.table_state import TableState
+
+_FLUSH_SHARE: Final = 0.5
+
+
+class Replay:
+    """Applies frames in the log's order."""
+
+    def __init__(self, engine: Engine, *, salvage: bool) -> None:
+        """Replay into `engine`, which was not started.
+
+        With `salvage` an operation on a table whose creation was lost makes the table
+        up; otherwise it is an error.
+        """
+        self._engine = engine
+        self._salvage = salvage
+        self.operations = 0
+        self.frames = 0
+        self.bytes = 0
+
+    def apply(self, first_lsn: int, count: int, payload: bytes, after_lsn: int) -> None:
+        """Apply the operations of one frame whose LSN is above `after_lsn`.
+
+        Raises PayloadError where the payload makes no sense although its checksum holds.
+        """
+        items = decode_items(payload, count)
+        tags, keys, values = items[1::3], items[2::3], items[3::3]
+        skip = max(0, after_lsn - first_lsn + 1)
+        if skip:
+            tags, keys, values = tags[skip:], keys[skip:], values[skip:]
+            first_lsn += skip
+        state = self._only_puts(tags, keys, values)
+        if state is not None:
+            self._put_all(state, first_lsn, keys, values)
+        else:
+            for lsn, (tag, key, value) in enumerate(
+                zip(tags, keys, values, strict=True), first_lsn
+            ):
+                self._apply_one(lsn, tag, key, value)
+        self.operations += len(tags)
+        self.frames += 1
+        self.bytes += len(payload)
+        engine = self._engine
+        engine.replayed_lsn = first_lsn + len(tags) - 1
+        if engine.index.active_bytes > engine.options.max_dirty_bytes * _FLUSH_SHARE:
+            engine.checkpointer.run_or_raise()
+
+    def _only_puts(self, tags: list[Any], keys: list[Any], values: list[Any]) -> TableState | None:
+        """Return the table if all operations are puts to it: the common case, done in C."""
+        if not tags or tags.count(tags[0]) != len(tags) or type(tags[0]) is not int:
+            return None
+        if tags[0] & OPERATION_MASK != PUT:
+            return None
+        if {*map(type, keys), *map(type, values)} != {bytes}:
+            return None
+        return self._engine.index.states.get(tags[0] >> TAG_SHIFT)
+
+    def _put_all(
+        self, state: TableState, first_lsn: int, keys: list[bytes], values: list[bytes]
+    ) -> None:
+        entries, before = state.entries, len(state.entries)
+        lsns = range(first_lsn, first_lsn + len(keys))
+        entries.update(zip(keys, zip(lsns, values, repeat(None)), strict=True))
+        # An overwritten entry is counted by its new size only: memory is never undercounted
+        # by more than what the garbage collector gets back.
+        new = len(entries) - before
+        size = sum(map(len, keys)) + sum(map(len, values))
+        self._engine.index.active_bytes += size + new * weight(b"", (0, None, None))
+
+    def _apply_one(self, lsn: int, tag: Any, key: Any, value: Any) -> None:
+        if type(tag) is not int or tag < 0:
+            raise PayloadError(f"LSN {lsn}: expected a tag, found {tag!r}")
+        op, table_id = tag & OPERATION_MASK, tag >> TAG_SHIFT
+        engine = self._engine
+        if op == VOID:
+            return
+        if op == CREATE:
+            if type(key) is not bytes or type(value) is not bytes:
+                raise PayloadError(f"LSN {lsn}: a table's creation without name or options")
+            if table_id not in engine.index.states:
+                codec, logged = decode_table_options(value)
+                self._create(table_id, key.decode(), codec, logged=logged)
+            return
+        state = engine.index.states.get(table_id)
+        if state is None:
+            if not self._salvage or op == DROP:
+                if op == DROP:
+                    return
+                raise PayloadError(f"LSN {lsn}: an operation on table {table_id}, which is unknown")
+            state = self._create(table_id, f"salvaged-{table_id}", "bytes", logged=True)
+        if op == DROP:
+            forget_table(engine, state)
+        elif op == CLEAR:
+            engine.index.clear(state)
+        elif op in (PUT, DELETE):
+            if type(key) is not bytes or (value is not None) != (op == PUT):
+                raise PayloadError(f"LSN {lsn}: a put or delete without what it needs")
+            engine.index.install(state, key, (lsn, value, None))
+        else:
+            raise PayloadError(f"LSN {lsn}: unknown operation {op}")
+
+    def _create(self, table_id: int, name: str, codec: str, *, logged: bool) -> TableState:
+        row = TableRow(table_id, name, codec, logged)
+        state = self._engine.add_table(row)
+        self._engine.definitions.append(row)
+        return state

@@ -1,0 +1,390 @@
+"""The way of a write: admitted, given an LSN, queued or made visible, waited for.
+
+    admit      budgets, a full disk, a closed store: no lock is held, nothing is logged yet
+    join       under the mutex: one list extension gives the LSN and puts it into the group
+    publish    ASYNC at once, BUFFERED when the frame is written, SYNC when it is synced
+    wait       on the append lock (BUFFERED) or for the group's sync (SYNC)
+
+Between putting an operation into the group and making it visible or queueing it there
+is no call after which the interpreter would look for signals. So a KeyboardInterrupt
+finds it done in both places or in neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import repeat
+from typing import Any, Final
+
+from strandline.engine.engine import Engine
+from strandline.engine.layer import Entries, linked, weight
+from strandline.engine.table_state import Queued, TableState
+from strandline.errors import BatchTooLargeError, InvalidRequestError
+from strandline.options import MAX_KEY_BYTES, Durability
+from strandline.wal.group import OPERATION_OVERHEAD, Group
+
+ASYNC: Final = Durability.ASYNC
+BUFFERED: Final = Durability.BUFFERED
+SYNC: Final = Durability.SYNC
+
+Parts = list[tuple[TableState, list[bytes], list[bytes | None]]]
+"""The operations of a commit by table: keys, and values with None for a delete."""
+
+KEEP: Final = object()
+"""What the decision of a read-modify-write gives to leave the key as it is."""
+
+Decide = Callable[[bytes | None], tuple[Any, Any]]
+"""From the newest value to (answer, new value, None to delete, or KEEP)."""
+
+
+class WritePath:
+    """Writes of one store. Every method may be called by any thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._log = engine.log
+        self._index = engine.index
+        self._mutex = engine.log.mutex
+        self._owned = engine.log.mutex._is_owned
+        self._append_owned = engine.log.append_lock._is_owned
+        self._sync_owned = engine.log.sync_lock._is_owned
+        self._now = engine.runtime.monotonic
+
+    # ---- one operation
+
+    def write(
+        self, state: TableState, key: bytes, value: bytes | None, level: Durability
+    ) -> int | None:
+        """Put a value, or delete the key where it is None; return the LSN."""
+        engine, log = self._engine, self._log
+        need = len(key) + OPERATION_OVERHEAD
+        if value is not None:
+            need += len(value)
+        self._guard(level)
+        if engine.attention:
+            engine.admit(need)
+        if level is not SYNC and self._now() > log.stall_at:
+            log.relieve()
+        while True:
+            with self._mutex:
+                if state.gate is not None:
+                    state.gate()
+                if not state.logged:
+                    self._write_unlogged(state, key, value)
+                    return None
+                group = log.group
+                if group.size + need <= group.limit:
+                    lsn = self._join(state, key, value, level, group, need)
+                    gate = log.elect(group) if level is SYNC else None
+                    break
+            log.make_room(need)
+        if level is SYNC:
+            log.wait_synced(group, gate)
+        elif level is BUFFERED:
+            log.wait_written(group, lsn)
+        return lsn
+
+    def _join(
+        self,
+        state: TableState,
+        key: bytes,
+        value: bytes | None,
+        level: Durability,
+        group: Group,
+        need: int,
+    ) -> int:
+        """Put one operation into the open group. Under the mutex; there is room."""
+        items = group.items
+        count = len(items)
+        if count == 1:
+            self._log.note_first(group)
+            if self._engine.dirty_since is None:
+                self._engine.note_dirty()
+        lsn = group.first_lsn + count // 3
+        tag = state.delete_tag if value is None else state.put_tag
+        group.size += need
+        if level is ASYNC:
+            index = self._index
+            entries = state.entries
+            old = entries.get(key)
+            entry = (lsn, value, None)
+            if old is None:
+                index.active_bytes += weight(key, entry)
+            else:
+                index.active_bytes += len(value or b"") - len(old[1] or b"")
+                entry = linked(entry, old, index.newest_snapshot)  # type: ignore[assignment]
+            items += (tag, key, value)
+            entries[key] = entry
+            if index.active_bytes > self._engine.flush_mark:
+                self._engine.crossed()
+            if not self._log.draining:
+                self._log.wake_drainer()
+                self._log.draining = True
+            return lsn
+        queue = group.sync if level is SYNC else group.buffered
+        queued = Queued(lsn, value, group, level)
+        items += (tag, key, value)
+        queue.append((state, key, (lsn, value, None)))
+        state.queued[key] = queued
+        return lsn
+
+    def _write_unlogged(self, state: TableState, key: bytes, value: bytes | None) -> None:
+        """Write to a table that the log knows nothing of. Under the mutex."""
+        engine = self._engine
+        self._index.unlogged_version += 1
+        engine.unlogged_writes += 1
+        self._index.install(state, key, (self._index.unlogged_version, value, None))
+        if engine.dirty_since is None:
+            engine.note_dirty()
+        if self._index.active_bytes > engine.flush_mark:
+            engine.crossed()
+
+    def append(
+        self, state: TableState, encode: Callable[[int], bytes], value: bytes, level: Durability
+    ) -> int:
+        """Put a value under a key made of its own LSN; return that number.
+
+        In an unlogged table, which has no LSNs, the number is one above the last key's.
+        """
+        engine, log = self._engine, self._log
+        need = MAX_KEY_BYTES + OPERATION_OVERHEAD + len(value)
+        self._guard(level)
+        if engine.attention:
+            engine.admit(need)
+        if level is not SYNC and self._now() > log.stall_at:
+            log.relieve()
+        while True:
+            with self._mutex:
+                if state.gate is not None:
+                    state.gate()
+                if not state.logged:
+                    assert state.append_at is not None, "the table looks for its last key first"
+                    state.append_at += 1
+                    self._write_unlogged(state, encode(state.append_at), value)
+                    return state.append_at
+                group = log.group
+                if group.size + need <= group.limit:
+                    lsn = log.next_lsn()
+                    self._join(state, encode(lsn), value, level, group, need)
+                    gate = log.elect(group) if level is SYNC else None
+                    break
+            log.make_room(need)
+        if level is SYNC:
+            log.wait_synced(group, gate)
+        elif level is BUFFERED:
+            log.wait_written(group, lsn)
+        return lsn
+
+    # ---- several operations, one commit
+
+    def write_batch(self, parts: Parts, level: Durability) -> int | None:
+        """Write all keys of all parts as one commit; return its last LSN.
+
+        Either all parts are of logged tables or all of unlogged ones. A key that
+        occurs twice in a part keeps its last value.
+        """
+        engine, log = self._engine, self._log
+        count = sum(len(keys) for _, keys, _ in parts)
+        if not count:
+            return None
+        need = count * OPERATION_OVERHEAD + OPERATION_OVERHEAD
+        for _, keys, values in parts:
+            need += sum(map(len, keys)) + sum([len(v) for v in values if v is not None])
+        self._check_batch(count, need)
+        self._guard(level)
+        if engine.attention:
+            engine.admit(need)
+        if level is not SYNC and self._now() > log.stall_at:
+            log.relieve()
+        while True:
+            with self._mutex:
+                for state, _, _ in parts:
+                    if state.gate is not None:
+                        state.gate()
+                if not parts[0][0].logged:
+                    self._batch_unlogged(parts)
+                    return None
+                group = log.group
+                if group.size + need <= group.limit:
+                    last = self._join_batch(parts, count, level, group, need)
+                    gate = log.elect(group) if level is SYNC else None
+                    break
+            log.make_room(need)
+        if level is SYNC:
+            log.wait_synced(group, gate)
+        elif level is BUFFERED:
+            log.wait_written(group, last)
+        return last
+
+    def _check_batch(self, count: int, need: int) -> None:
+        options = self._engine.options
+        for name, budget in (
+            ("max_dirty_bytes", options.max_dirty_bytes),
+            ("max_log_bytes", options.max_log_bytes),
+        ):
+            if need > budget // 2:
+                raise BatchTooLargeError(
+                    f"a batch of {count:,} operations takes {need:,} bytes in the log, more than "
+                    f"half of {name} ({budget:,}). Split it, or raise {name}; nothing was logged"
+                )
+        if count > options.lsn_block // 4:
+            raise BatchTooLargeError(
+                f"a batch of {count:,} operations needs more LSNs than a quarter of lsn_block "
+                f"({options.lsn_block:,}). Split it; nothing was logged"
+            )
+
+    def _join_batch(
+        self,
+        parts: Parts,
+        count: int,
+        level: Durability,
+        group: Group,
+        need: int,
+    ) -> int:
+        items = group.items
+        if len(items) == 1:
+            self._log.note_first(group)
+            if self._engine.dirty_since is None:
+                self._engine.note_dirty()
+        index = len(items) // 3
+        first = group.first_lsn + index
+        last = first + count - 1
+        flat: list[Any] = [None] * (3 * count)
+        fresh: list[tuple[TableState, Entries]] = []
+        lsn = first
+        for state, keys, values in parts:
+            at, end = 3 * (lsn - first), 3 * (lsn - first + len(keys))
+            put, delete = state.put_tag, state.delete_tag
+            flat[at:end:3] = [delete if v is None else put for v in values]
+            flat[at + 1 : end : 3] = keys
+            flat[at + 2 : end : 3] = values
+            lsns = range(lsn, lsn + len(keys))
+            fresh.append((state, dict(zip(keys, zip(lsns, values, repeat(None)), strict=True))))
+            lsn += len(keys)
+        marks = items[0]
+        if count > 1:
+            marks = [*(marks or ()), index, count]
+        commit = (fresh, first, last)
+        # An ASYNC commit is noted as unfinished before it is published, so that an interrupt
+        # in the middle of publishing is made good by whoever takes the mutex next.
+        queue = group.sync if level is SYNC else group.buffered
+        queued = (
+            [Queued(e[0], e[1], group, level) for _, part in fresh for e in part.values()]
+            if level is not ASYNC
+            else []
+        )
+        group.size += need
+        items += flat
+        items[0] = marks
+        if level is ASYNC:
+            self._log.unfinished = (last, [commit])
+            self._log.finish_commit()
+            if not self._log.draining:
+                self._log.wake_drainer()
+                self._log.draining = True
+            return last
+        queue.append(commit)
+        at = 0
+        for state, part in fresh:
+            state.queued.update(zip(part, queued[at : at + len(part)], strict=True))
+            at += len(part)
+        return last
+
+    def _batch_unlogged(self, parts: Parts) -> None:
+        for state, keys, values in parts:
+            for key, value in zip(keys, values, strict=True):
+                self._write_unlogged(state, key, value)
+
+    # ---- read, modify, write
+
+    def update(self, state: TableState, key: bytes, decide: Decide, level: Durability) -> Any:
+        """Decide on the newest queued state of `key` and write what was decided, in one step.
+
+        The answer is given only when the state that it was computed from is durable at
+        its own level; if that fails, so does this.
+        """
+        engine, log = self._engine, self._log
+        self._guard(level)
+        if engine.attention:
+            engine.admit(OPERATION_OVERHEAD + len(key))
+        if level is not SYNC and self._now() > log.stall_at:
+            log.relieve()
+        fetched: tuple[Any, bytes | None] | None = None
+        need = 0
+        while True:
+            if need:
+                log.make_room(need)
+            with self._mutex:
+                log.settle()
+                if state.gate is not None:
+                    state.gate()
+                found, base, queued = self._newest(state, key)
+                view = state.view
+                if not found and view.reads_store:
+                    if fetched is None or fetched[0] is not view.below:
+                        need = 0
+                        group = None
+                    else:
+                        found, base = True, fetched[1]
+                else:
+                    found = True
+                if found:
+                    answer, value = decide(base)
+                    needed = queued.level if queued is not None else ASYNC
+                    if value is KEEP:
+                        group, lsn, level = _base_of(queued)
+                        gate = log.elect(group) if group and needed is SYNC else None
+                        if group is None:
+                            return answer
+                        break
+                    level = _stronger(level, needed)
+                    if not state.logged:
+                        self._write_unlogged(state, key, value)
+                        return answer
+                    group = log.group
+                    need = len(key) + OPERATION_OVERHEAD + len(value or b"")
+                    if group.size + need <= group.limit:
+                        lsn = self._join(state, key, value, level, group, need)
+                        gate = log.elect(group) if level is SYNC else None
+                        break
+            if not found:
+                fetched = (view.below, view.below(key))
+        if level is SYNC:
+            log.wait_synced(group, gate)
+        elif level is BUFFERED:
+            log.wait_written(group, lsn)
+        return answer
+
+    def _newest(self, state: TableState, key: bytes) -> tuple[bool, bytes | None, Queued | None]:
+        """Return whether memory knows the key, its newest value, and where that is queued."""
+        queued = state.queued.get(key)
+        for layer in state.view.layers:
+            entry = layer.entries.get(key)
+            if entry is not None:
+                if queued is None or queued.lsn < entry[0]:
+                    return True, entry[1], None
+                break
+        if queued is not None:
+            return True, queued.value, queued
+        return False, None, None
+
+    def _guard(self, level: Durability) -> None:
+        """Refuse a call from inside another one on the same thread."""
+        if self._owned() or (level is not ASYNC and (self._append_owned() or self._sync_owned())):
+            raise InvalidRequestError(
+                f"{self._engine.path}: a write was called from a signal handler, a finalizer or a "
+                "garbage-collector callback while the same thread was inside a write. Nothing was "
+                "logged; let the handler set a flag, or hand the write to another thread"
+            )
+
+
+def _stronger(one: Durability, other: Durability) -> Durability:
+    if SYNC in (one, other):
+        return SYNC
+    return BUFFERED if BUFFERED in (one, other) else ASYNC
+
+
+def _base_of(queued: Queued | None) -> tuple[Group | None, int, Durability]:
+    if queued is None:
+        return None, 0, ASYNC
+    return queued.group, queued.lsn, queued.level

@@ -1,0 +1,333 @@
+"""Opening a store: from a path to a `Store` that takes writes.
+
+    lock        the writer's lock, before anything is looked at
+    identity    read, or the whole store created, IDENTITY last
+    probe       after an unclean end LMDB is looked at in a child process first
+    survey      the whole log is read and judged; nothing is written yet
+    epoch       one up, made durable before this opening changes anything
+    settle      what is dropped goes to quarantine; the last segment is written anew
+    replay      operations above the watermark, through memory, to LMDB where they are many
+    start       a new segment; worker threads
+
+Every step can be cut short and done again at the next opening. The log is durable before
+the first LMDB commit of a replay: settling comes before replaying.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import replace
+from typing import Any, Final
+
+from strandline.engine import probe
+from strandline.engine.backing import Backing
+from strandline.engine.engine import Engine
+from strandline.engine.operations import PayloadError
+from strandline.engine.replay import Replay
+from strandline.engine.reserve import RESERVE_NAME, DiskReserve
+from strandline.engine.store import Store
+from strandline.errors import (
+    DiskFullError,
+    ForeignStoreError,
+    InvalidRequestError,
+    LogCorruptionError,
+    StoreCorruptionError,
+)
+from strandline.options import Options, make_options
+from strandline.recovery.quarantine import QUARANTINE_NAME, Quarantine
+from strandline.recovery.segment_scan import scan_segment
+from strandline.recovery.survey import Survey, survey
+from strandline.recovery.tail import make_report, settle
+from strandline.wal.disk import Disk
+from strandline.wal.format import segment_id_of, segment_name
+from strandline.wal.identity import (
+    IDENTITY_NAME,
+    IDENTITY_NEW_NAME,
+    Identity,
+    read_identity,
+    write_identity,
+)
+from strandline.wal.lockfile import LOCK_NAME, WriterLock
+from strandline.wal.log import OUT_OF_ROOM, Log
+from strandline.wal.real_disk import RealDisk
+from strandline.wal.runtime import Runtime, SystemRuntime
+from strandline.wal.segments import SealedSegment, Segments
+
+LOG_NAME: Final = "log"
+STORE_NAME: Final = "store"
+_OURS: Final = {
+    LOCK_NAME,
+    IDENTITY_NAME,
+    IDENTITY_NEW_NAME,
+    LOG_NAME,
+    STORE_NAME,
+    STORE_NAME + ".new",
+    QUARANTINE_NAME,
+    RESERVE_NAME,
+}
+
+
+def open_store(path: str | os.PathLike[str], **options: Any) -> Store:
+    """Open the store at `path` for writing; create it where there is nothing.
+
+    `options` are the fields of `Options`. Recovery is done before this returns; what it
+    found is in `Store.recovery_report`.
+
+    Raises:
+        InvalidRequestError: an unknown option, or one out of bounds; a path that cannot
+            be written.
+        StoreLockedError: another process has it open; `pid` says which.
+        ForeignStoreError: no store, or one of a newer format.
+        LogCorruptionError, LogGapError, StoreCorruptionError: what is on disk is not
+            what was written; the message says what to run next.
+        DiskFullError: no room to open it.
+    """
+    settings = make_options(options)
+    directory = os.path.abspath(os.fspath(path))
+    opening = _Opening(directory, settings)
+    try:
+        return opening.run()
+    except BaseException as error:
+        opening.give_up()
+        if isinstance(error, OSError) and not isinstance(error, DiskFullError):
+            raise _explained(error, directory) from error
+        raise
+
+
+class _Opening:
+    """The state of one opening, so that it can let go of everything when it fails."""
+
+    def __init__(self, directory: str, options: Options) -> None:
+        self._directory = directory
+        self._options = options
+        self._disk: Disk = options.disk or RealDisk()
+        self._runtime: Runtime = options.runtime or SystemRuntime()
+        self._log_dir = os.path.join(directory, LOG_NAME)
+        self._store_dir = os.path.join(directory, STORE_NAME)
+        self._lock: WriterLock | None = None
+        self._backing: Backing | None = None
+        self._log: Log | None = None
+        self._engine: Engine | None = None
+
+    def run(self) -> Store:
+        disk, directory = self._disk, self._directory
+        _look_at(disk, directory)
+        self._lock = WriterLock.acquire(disk, directory, self._runtime)
+        identity = self._identity()
+        if self._options.check == "always" or not ended_cleanly(disk, self._log_dir, identity.uuid):
+            probe.probe(self._store_dir, values=self._options.check == "always")
+        backing = self._backing = Backing.open(self._store_dir, self._options)
+        _check_uuid(backing, identity, self._store_dir)
+        found = survey(
+            disk,
+            self._log_dir,
+            uuid=identity.uuid,
+            watermark_lsn=backing.watermark.lsn,
+            mode=self._options.recovery,
+            progress=self._options.progress,
+            monotonic=self._runtime.monotonic,
+        )
+        identity = self._next_epoch(identity, found)
+        next_lsn = self._next_lsn(identity, found)
+        quarantine = Quarantine(disk, directory, self._options.quarantine_bytes, self._runtime)
+        settled = settle(found, quarantine, self._runtime)
+        engine = self._make_engine(identity, next_lsn, list(settled.sealed), settled.last_id)
+        self._engine = engine
+        replay, seconds = self._replay(engine, replace(found, segments=settled.segments))
+        if found.checkpoint_first:
+            engine.checkpointer.run_or_raise()
+        report = make_report(
+            found,
+            settled,
+            epoch=identity.epoch,
+            frames=replay.frames,
+            operations=replay.operations,
+            byte_count=replay.bytes,
+            seconds=seconds,
+        )
+        store = Store(engine, report)
+        engine.start()
+        return store
+
+    def give_up(self) -> None:
+        """Let go of what was taken, newest first; nothing on disk is undone."""
+        if self._engine is not None and self._engine.started:
+            self._engine.shut("opening failed")
+            self._engine.stop_threads(1.0)
+        if self._log is not None and self._log.started:
+            for file in self._log.files():
+                file.close()
+        if self._backing is not None:
+            self._backing.close()
+        if self._lock is not None:
+            self._lock.close()
+
+    def _identity(self) -> Identity:
+        disk, directory = self._disk, self._directory
+        try:
+            return read_identity(disk, directory)
+        except FileNotFoundError:
+            pass
+        names = disk.listdir(self._log_dir) if disk.kind(self._log_dir) == "directory" else []
+        if names:
+            raise StoreCorruptionError(
+                f"{os.path.join(directory, IDENTITY_NAME)}: expected the store's identity, found "
+                f"nothing although {self._log_dir} holds {len(names)} files. Restore IDENTITY from "
+                "a backup of this store"
+            )
+        if disk.kind(self._store_dir) == "absent":
+            identity = Identity(self._runtime.random_bytes(16), 0, 0)
+            Backing.create(self._store_dir, identity.uuid, 0, self._options).close()
+        else:
+            backing = Backing.open(self._store_dir, self._options)
+            identity = Identity(backing.watermark.uuid, 0, 0)
+            fresh = backing.watermark.lsn == 0
+            backing.close()
+            if not fresh:
+                raise StoreCorruptionError(
+                    f"{os.path.join(directory, IDENTITY_NAME)}: expected the store's identity, "
+                    f"found nothing although {self._store_dir} holds data. Restore IDENTITY and "
+                    "log from a backup of this store"
+                )
+        if disk.kind(self._log_dir) == "absent":
+            disk.mkdir(self._log_dir)
+        disk.sync_directory(directory)
+        write_identity(disk, directory, identity)
+        return identity
+
+    def _next_epoch(self, identity: Identity, found: Survey) -> Identity:
+        """Make the epoch of this opening durable, and with it the LSNs that it may issue."""
+        assert self._backing is not None, "LMDB is open by now"
+        seen = max(identity.epoch, found.max_epoch, self._backing.watermark.epoch)
+        following = identity._replace(epoch=seen + 1)
+        first = self._next_lsn(identity, found)
+        block = self._options.lsn_block
+        ceiling = max(identity.lsn_ceiling, (first // block + 2) * block)
+        following = following._replace(lsn_ceiling=ceiling)
+        self._previous = identity
+        write_identity(self._disk, self._directory, following)
+        return following
+
+    def _next_lsn(self, identity: Identity, found: Survey) -> int:
+        """Return the first LSN of this opening: above any that could have been issued."""
+        before = getattr(self, "_previous", identity)
+        orderly = found.clean and found.epoch == before.epoch
+        if orderly or before.epoch == 0:
+            return found.last_lsn + 1
+        return max(found.last_lsn + 1, before.lsn_ceiling)
+
+    def _make_engine(
+        self, identity: Identity, next_lsn: int, sealed: list[SealedSegment], last_id: int
+    ) -> Engine:
+        options, backing = self._options, self._backing
+        assert backing is not None and self._lock is not None, "both are open by now"
+        segments = Segments(
+            self._disk, self._runtime, self._log_dir, options.segment_bytes, sealed, last_id
+        )
+
+        def raise_ceiling(lsn: int) -> None:
+            write_identity(self._disk, self._directory, identity._replace(lsn_ceiling=lsn))
+
+        self._log = Log(
+            self._runtime,
+            segments,
+            uuid=identity.uuid,
+            epoch=identity.epoch,
+            next_lsn=next_lsn,
+            lsn_ceiling=identity.lsn_ceiling,
+            lsn_block=options.lsn_block,
+            raise_ceiling=raise_ceiling,
+            previous=sealed[-1] if sealed else None,
+            stored_lsn=backing.watermark.lsn,
+            group_bytes=options.group_bytes,
+            log_interval=options.log_interval,
+            sync_interval=options.sync_interval,
+            max_log_bytes=options.max_log_bytes,
+        )
+        reserve = DiskReserve(
+            os.path.join(self._directory, RESERVE_NAME), options.disk_reserve_bytes, self._disk
+        )
+        return Engine(
+            self._directory, options, self._runtime, self._log, backing, self._lock, reserve
+        )
+
+    def _replay(self, engine: Engine, found: Survey) -> tuple[Replay, float]:
+        started = self._runtime.monotonic()
+        replay = Replay(engine, salvage=self._options.recovery == "salvage")
+        after = found.watermark_lsn
+        for first, count, payload in found.frames(after, self._options.progress):
+            try:
+                replay.apply(first, count, payload, after)
+            except PayloadError as error:
+                raise LogCorruptionError(
+                    f"{self._log_dir}: frame at LSN {first}: its checksum holds, but {error}. It "
+                    "was written by a faulty or foreign program; restore a backup, or open with "
+                    "recovery='point-in-time' or 'salvage'"
+                ) from error
+        engine.replayed_lsn = max(engine.replayed_lsn, found.last_lsn)
+        engine.replayed_operations = replay.operations
+        return replay, self._runtime.monotonic() - started
+
+
+def _look_at(disk: Disk, directory: str) -> None:
+    """Make the directory, or refuse what is not a store, before anything is put there."""
+    kind = disk.kind(directory)
+    if kind == "absent":
+        disk.mkdir(directory)
+        disk.sync_directory(os.path.dirname(directory))
+        return
+    if kind != "directory":
+        raise ForeignStoreError(
+            f"{directory}: expected a store's directory or nothing, found a {kind}. Give another path"
+        )
+    names = set(disk.listdir(directory))
+    if IDENTITY_NAME not in names and names - _OURS:
+        others = ", ".join(sorted(names - _OURS)[:3])
+        raise ForeignStoreError(
+            f"{directory}: expected a store or an empty directory, found no {IDENTITY_NAME} but "
+            f"{others}. Give another path; nothing was changed"
+        )
+
+
+def _check_uuid(backing: Backing, identity: Identity, path: str) -> None:
+    if backing.watermark.uuid != identity.uuid:
+        found = backing.watermark.uuid.hex()
+        backing.close()
+        raise StoreCorruptionError(
+            f"{path}: expected the LMDB environment of store {identity.uuid.hex()}, found that of "
+            f"{found}. The parts of two stores were mixed; restore them from one backup"
+        )
+
+
+def _explained(error: OSError, directory: str) -> Exception:
+    """Return an error of the tree for what the system said."""
+    where = error.filename or directory
+    if error.errno in OUT_OF_ROOM:
+        return DiskFullError(
+            f"{where}: no room to open the store ({error.strerror}). Free some space and try again",
+            error.errno or errno.ENOSPC,
+        )
+    hints: dict[int | None, str] = {
+        errno.EROFS: "the file system is read-only; mount it for writing or give another path",
+        errno.EACCES: "this user may not write there; give another path or change its mode",
+        errno.EPERM: "this user may not write there; give another path or change its mode",
+        errno.ENOENT: "the directory above it does not exist; create it first",
+        errno.ENOTDIR: "a part of the path is a file; give another path",
+        errno.EMFILE: "this process has too many open files; close some or raise the limit",
+    }
+    hint = hints.get(error.errno, "look at the system's log, then try again")
+    return InvalidRequestError(f"{where}: cannot open the store ({error.strerror}): {hint}")
+
+
+def ended_cleanly(disk: Disk, log_dir: str, uuid: bytes) -> bool:
+    """Tell whether the last segment with content has the seal of an orderly close."""
+    if disk.kind(log_dir) != "directory":
+        return False
+    ids = [found for name in disk.listdir(log_dir) if (found := segment_id_of(name))]
+    for segment_id in reversed(ids):
+        path = os.path.join(log_dir, segment_name(segment_id))
+        scan = scan_segment(disk, path, segment_id, uuid=uuid, next_lsn=0)
+        if scan.header is not None or scan.runs:
+            return scan.seal is not None and scan.seal.clean
+    return not ids

@@ -1,0 +1,255 @@
+"""The segment files of one open log: the active one, its successors, the sealed ones.
+
+Owns creating, preparing, recycling and removing them. A successor is zero-filled off the
+write path, synced, given its name, and its directory synced, all before its predecessor
+can be sealed. A sealed segment goes only when the checkpoint that covers it is durable;
+the log tells so through `release`.
+
+`lock` guards everything here. It is taken under the append lock, never around it, and
+never while a file is being filled.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from typing import Final, NamedTuple
+
+import xxhash
+
+from strandline.wal.disk import Disk, DiskFile
+from strandline.wal.format import (
+    FRAME_HEADER_BYTES,
+    SEGMENT_HEADER_BYTES,
+    aligned,
+    segment_name,
+)
+from strandline.wal.runtime import Runtime
+
+SEAL_BYTES: Final = aligned(FRAME_HEADER_BYTES + 64)
+"""Room at a segment's end that only the seal and a last sync mark may use."""
+
+FIRST_SEGMENT_BYTES: Final = 2 << 20
+"""The segment that opening makes is small: it is filled with zeros while the caller waits."""
+
+SPARE_NAME: Final = "prepared.tmp"
+_ZEROS: Final = bytes(1 << 20)
+_RECYCLED_AT_MOST: Final = 4
+_READ_BYTES: Final = 1 << 20
+
+
+class SealedSegment(NamedTuple):
+    """A segment that no longer grows."""
+
+    id: int
+    path: str
+    first_lsn: int
+    last_lsn: int
+    length: int
+
+
+class Segment:
+    """A file that frames go to, or will go to."""
+
+    __slots__ = ("allocated", "digest", "file", "first_lsn", "id", "path", "salt", "usable")
+
+    def __init__(self, segment_id: int, path: str, file: DiskFile, allocated: int) -> None:
+        self.id = segment_id
+        self.path = path
+        self.file = file
+        self.resize(allocated)
+        self.salt = 0
+        self.first_lsn = 0
+        self.digest = (xxhash.xxh3_128(), SEGMENT_HEADER_BYTES)
+        """The running digest and how far it has come; replaced whole, never changed."""
+
+    def resize(self, allocated: int) -> None:
+        """Note how many bytes the file has room for."""
+        self.allocated = allocated
+        self.usable = allocated - 2 * SEAL_BYTES
+
+    def digest_through(self, end: int) -> bytes:
+        """Read on to `end`, keep the running digest, and return it."""
+        hasher, done = self.digest
+        hasher = hasher.copy()
+        while done < end:
+            piece = self.file.pread(min(_READ_BYTES, end - done), done)
+            if not piece:
+                raise OSError(f"{self.path}: ends at {done}, expected {end} bytes just written")
+            hasher.update(piece)
+            done += len(piece)
+        self.digest = (hasher, done)
+        return hasher.digest()
+
+
+class Segments:
+    """Names and files in the log directory, for one writer."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        runtime: Runtime,
+        directory: str,
+        segment_bytes: int,
+        sealed: list[SealedSegment],
+        last_id: int,
+    ) -> None:
+        """Take over a log directory.
+
+        `sealed` are the segments already there, in order. `last_id` is the highest id
+        of any segment with content; what lies above it is overwritten.
+        """
+        self.lock = runtime.lock()
+        self.sealed: deque[SealedSegment] = deque(sealed)
+        self.prepared: deque[Segment] = deque()
+        self.retired: deque[Segment] = deque()
+        """Sealed segments whose descriptor a sync may still be using."""
+        self.sealed_bytes = sum(segment.length for segment in sealed)
+        """Length of all sealed segments that are kept."""
+        self.segment_bytes = segment_bytes
+        self._disk = disk
+        self._directory = directory
+        self._last_id = last_id
+
+    def successor(self, need: int) -> Segment:
+        """Return the next segment, its name durable, with room for a frame of `need` bytes.
+
+        Prepared ones come first; without any a file is made here and now. Called under
+        the append lock; raises OSError and leaves everything as it was.
+        """
+        least = max(self.segment_bytes, SEGMENT_HEADER_BYTES + need + 2 * SEAL_BYTES)
+        with self.lock:
+            if not self.prepared:
+                self._make(self.segment_bytes)
+            segment = self.prepared[0]
+            if segment.usable < SEGMENT_HEADER_BYTES + need:
+                segment.file.allocate(least)
+                segment.resize(least)
+            return segment
+
+    def first(self) -> Segment:
+        """Return a small zero-filled segment for a log that is being opened."""
+        with self.lock:
+            self._make(min(self.segment_bytes, FIRST_SEGMENT_BYTES), fill=True)
+            return self.prepared[0]
+
+    def name_successor(self) -> None:
+        """See to it that the next segment has a durable name; the file may be empty."""
+        with self.lock:
+            if self.prepared:
+                return
+            path = os.path.join(self._directory, segment_name(self._last_id + 1))
+            if self._disk.kind(path) == "absent":
+                self._disk.open(path, "create").close()
+            self._disk.sync_directory(self._directory)
+
+    def activated(self, segment: Segment) -> None:
+        """Take `segment` from the prepared ones: frames go to it now."""
+        with self.lock:
+            if self.prepared and self.prepared[0] is segment:
+                self.prepared.popleft()
+
+    def retire(self, segment: Segment, last_lsn: int, length: int) -> None:
+        """Note that `segment` is sealed. Calling it twice is harmless."""
+        with self.lock:
+            if not self.sealed or self.sealed[-1].id < segment.id:
+                self.sealed.append(
+                    SealedSegment(segment.id, segment.path, segment.first_lsn, last_lsn, length)
+                )
+                self.retired.append(segment)
+                self.sealed_bytes += length
+
+    def close_retired(self) -> None:
+        """Close descriptors of sealed segments. The caller holds the sync lock."""
+        while self.retired:
+            self.retired.popleft().file.close()
+
+    def prepare(self) -> None:
+        """Fill a spare segment and make it the next successor. Off the write path."""
+        path = os.path.join(self._directory, SPARE_NAME)
+        if self._disk.kind(path) != "absent":
+            self._disk.unlink(path)
+        file = self._disk.open(path, "create")
+        try:
+            _fill(file, self.segment_bytes)
+            with self.lock:
+                if self.prepared:
+                    self._disk.unlink(path)
+                    file.close()
+                    return
+                self._adopt(path, file, self.segment_bytes)
+        except BaseException:
+            file.close()
+            raise
+
+    def release(self, lsn: int) -> None:
+        """Recycle or remove the sealed segments whose last LSN is at most `lsn`."""
+        changed = False
+        while True:
+            with self.lock:
+                if not self.sealed or self.sealed[0].last_lsn > lsn:
+                    break
+                oldest = self.sealed[0]
+                if any(segment.id == oldest.id for segment in self.retired):
+                    break
+                if oldest.length and len(self.prepared) < _RECYCLED_AT_MOST:
+                    changed = self._recycle(oldest) or changed
+                else:
+                    self._disk.unlink(oldest.path)
+                    changed = True
+                self.sealed.popleft()
+                self.sealed_bytes -= oldest.length
+        if changed:
+            self._disk.sync_directory(self._directory)
+
+    def close(self) -> None:
+        """Close every descriptor."""
+        self.close_retired()
+        for segment in tuple(self.prepared):
+            segment.file.close()
+
+    def _recycle(self, old: SealedSegment) -> bool:
+        file = self._disk.open(old.path, "rw")
+        length = file.size()
+        if length != self.segment_bytes:
+            file.close()
+            self._disk.unlink(old.path)
+            return True
+        self._adopt(old.path, file, length)
+        return False
+
+    def _make(self, length: int, *, fill: bool = False) -> None:
+        path = os.path.join(self._directory, f"{segment_name(self._last_id + 1)}.tmp")
+        if self._disk.kind(path) != "absent":
+            self._disk.unlink(path)
+        file = self._disk.open(path, "create")
+        try:
+            file.allocate(length)
+            if fill:
+                _fill(file, length)
+            else:
+                file.fdatasync()
+            self._adopt(path, file, length)
+        except BaseException:
+            file.close()  # the leftover is removed by the next attempt
+            raise
+
+    def _adopt(self, path: str, file: DiskFile, length: int) -> None:
+        """Give a file the next segment's name and make the name durable."""
+        target = os.path.join(self._directory, segment_name(self._last_id + 1))
+        self._disk.rename(path, target)
+        self._disk.sync_directory(self._directory)
+        file.path = target
+        self._last_id += 1
+        self.prepared.append(Segment(self._last_id, target, file, length))
+
+
+def _fill(file: DiskFile, length: int) -> None:
+    """Write real zeros: unwritten extents would cost a journal commit at each first write."""
+    file.allocate(length)
+    for offset in range(0, length, len(_ZEROS)):
+        piece = _ZEROS[: length - offset]
+        while piece:
+            written = file.pwrite(piece, offset)
+            piece, offset = piece[written:], offset + written  # noqa: PLW2901
+    file.fdatasync()

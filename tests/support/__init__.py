@@ -1,0 +1,1 @@
+"""What tests of every room share: a simulated disk, and disks that fail on request."""
