@@ -196,7 +196,7 @@ class Backing:
             raise explain(error, self.path, "beginning a checkpoint") from error
         self._checkpointing = True
         checkpoint = CheckpointTransaction(
-            self, txn, self._meta, self._metadata, dict(self._databases)
+            self, env, txn, self._meta, self._metadata, dict(self._databases)
         )
         try:
             checkpoint.delete_databases(self._leftover)
@@ -360,6 +360,9 @@ class Backing:
         except lmdb.Error:
             # The commit stands even if no reader slot is free at this moment.
             pass
+        for each in self._views[:-1]:
+            # Its successor has one already: whoever did not retire it has forgotten it.
+            each.retire()
         self._views = [*(each for each in self._views if each.transactions()), view]
         self.view = view
 

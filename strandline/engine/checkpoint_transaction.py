@@ -52,12 +52,14 @@ class CheckpointTransaction:
     def __init__(
         self,
         backing: Committed,
+        env: lmdb.Environment,
         txn: lmdb.Transaction[bytes],
         meta: lmdb._Database,
         metadata: Metadata,
         databases: dict[int, lmdb._Database],
     ) -> None:
         self._backing: Final = backing
+        self._env = env
         self._txn: lmdb.Transaction[bytes] | None = txn
         self._meta = meta
         self._highest = metadata.highest_table_id
@@ -106,7 +108,7 @@ class CheckpointTransaction:
         txn = self._live()
         name = catalog.database_name(row.id)
         try:
-            self._databases[row.id] = txn.env.open_db(name, txn=txn, create=True)
+            self._databases[row.id] = self._env.open_db(name, txn=txn, create=True)
         except lmdb.Error as error:
             raise self._failed(error, f"creating database {name!r}") from error
         self._highest = row.id
@@ -127,7 +129,7 @@ class CheckpointTransaction:
         txn = self._live()
         try:
             for name in names:
-                txn.drop(txn.env.open_db(name, txn=txn, create=False))
+                txn.drop(self._env.open_db(name, txn=txn, create=False))
         except lmdb.Error as error:
             raise self._failed(error, "deleting the databases of dropped tables") from error
 

@@ -150,7 +150,9 @@ class ReadView:
     def _read_anew(self, table_id: int, key: bytes, database: lmdb._Database) -> bytes | None:
         """Answer `get` when the pool is empty; the transaction joins it if it may."""
         if self._retired:
-            return self._source.newest().get(table_id, key)
+            newest = self._source.newest()
+            if newest is not self:
+                return newest.get(table_id, key)
         try:
             txn = self._source.begin()
         except StoreFailedError:
@@ -177,7 +179,9 @@ class ReadView:
         """Close the transaction that failed; ask the newest view if it ended with this one."""
         self._discard(read)
         if isinstance(error, lmdb.Error) and self._retired:
-            return self._source.newest().get(table_id, key)
+            newest = self._source.newest()
+            if newest is not self:
+                return newest.get(table_id, key)
         raise self._explained(error) from error
 
     def _explained(self, error: BaseException) -> BaseException:

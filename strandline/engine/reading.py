@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from strandline.engine.backing import ViewRetiredError
 from strandline.engine.definitions import refuse_inside
 from strandline.engine.engine import Engine
 from strandline.engine.layer import visible
-from strandline.engine.scan import note_keys, scan_chunks
+from strandline.engine.scan import Items, note_keys, scan_chunks
 from strandline.engine.snapshots import SnapshotState
 from strandline.engine.table_state import TableState
 
@@ -85,53 +86,45 @@ def iterate(
     *,
     owned: bool,
 ) -> Iterator[tuple[Any, Any]]:
-    """Yield decoded (key, value) pairs of a table as of `snapshot`; close it if `owned`."""
-    walk = _walk(table, snapshot, bounds, reverse, limit)
-    return _closing(walk, snapshot) if owned else walk
+    """Iterate over the decoded (key, value) pairs of a table as of `snapshot`.
+
+    The first chunk is read at once. Where it is all there is, an `owned` snapshot is
+    closed before this returns; otherwise when the iterator ends or is dropped.
+    """
+    chunks = _chunks(table, snapshot, bounds, reverse, limit, owned=owned)
+    first = next(chunks, [])
+    raw: Iterator[tuple[bytes, bytes]] = chain(first, chain.from_iterable(chunks))
+    codec = table._codec  # noqa: SLF001
+    if codec is None:
+        return raw
+    return ((codec.decode_key(key), codec.decode_value(value)) for key, value in raw)
 
 
-def _walk(
+def _chunks(
     table: Table[Any, Any],
     snapshot: SnapshotState,
     bounds: tuple[bytes | None, bytes | None],
     reverse: bool,
     limit: int | None,
-) -> Iterator[tuple[Any, Any]]:
-    engine, state = table._store.engine, table._state
-    with engine.log.mutex:
-        note_keys(snapshot, state)
-    codec = table._codec
-    for chunk in scan_chunks(snapshot, state, bounds[0], bounds[1], reverse, limit):
-        if codec is None:
-            yield from chunk
-        else:
-            for key, value in chunk:
-                yield codec.decode_key(key), codec.decode_value(value)
-
-
-class _closing(Iterator[tuple[Any, Any]]):
-    """An iterator that closes its snapshot at the end, and leaves that to others if dropped."""
-
-    __slots__ = ("_snapshot", "_walk")
-
-    def __init__(self, walk: Iterator[tuple[Any, Any]], snapshot: SnapshotState) -> None:
-        self._walk = walk
-        self._snapshot: SnapshotState | None = snapshot
-
-    def __next__(self) -> tuple[Any, Any]:
-        try:
-            return next(self._walk)
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """End the iteration and let go of what it pins."""
-        snapshot, self._snapshot = self._snapshot, None
-        if snapshot is not None:
+    *,
+    owned: bool,
+) -> Iterator[Items]:
+    """Yield the chunks of a scan and see to it that the snapshot is closed after the last."""
+    engine, state = table._store.engine, table._state  # noqa: SLF001
+    try:
+        with engine.log.mutex:
+            note_keys(snapshot, state)
+        for chunk, last in scan_chunks(snapshot, state, bounds[0], bounds[1], reverse, limit):
+            if last and owned:
+                snapshot.close()
+            yield chunk
+    except GeneratorExit:  # dropped half-way, maybe by the garbage collector
+        if owned:
+            snapshot.close_later()
+        raise
+    except BaseException:
+        if owned:
             snapshot.close()
-            self._walk = iter(())
-
-    def __del__(self) -> None:
-        if self._snapshot is not None:
-            self._snapshot.close_later()
+        raise
+    if owned:
+        snapshot.close()

@@ -47,8 +47,8 @@ def scan_chunks(
     stop: bytes | None,
     reverse: bool,
     limit: int | None,
-) -> Iterator[Items]:
-    """Yield the entries of a table as of a snapshot, in order, in lists."""
+) -> Iterator[tuple[Items, bool]]:
+    """Yield the entries of a table as of a snapshot, in order: (list, whether it is the last)."""
     view = snapshot.views.get(state.id)
     if view is None or limit == 0:
         return
@@ -72,14 +72,15 @@ def scan_chunks(
         if left is not None:
             items = items[:left]
             left -= len(items)
-        if items:
-            yield items
-        if bound is None or left == 0:
+        last = bound is None or left == 0
+        if items or last:
+            yield items, last
+        if last:
             return
         if reverse:
             stop = bound
         else:
-            start = bound + b"\0"
+            start = (bound or b"") + b"\0"
         size = min(size * 4, _LARGEST_CHUNK, left or _LARGEST_CHUNK)
         size = max(size, 16)
 

@@ -11,6 +11,7 @@ from collections.abc import (
     MutableMapping,
     ValuesView,
 )
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from strandline.codecs import ABSENT, Codec
@@ -291,7 +292,7 @@ class Table(MutableMapping[K, V], Generic[K, V]):
         """Iterate over (key, value) with start <= key < stop, or all that begin with `prefix`.
 
         In key order, the greatest first with `reverse`; as of the moment of the call.
-        Exhaust or close the iterator: until then it pins memory as a snapshot does.
+        Exhaust or drop the iterator: until then it pins memory as a snapshot does.
         """
         bounds = self._bounds(start, stop, prefix)
         if limit is not None:
@@ -317,11 +318,11 @@ class Table(MutableMapping[K, V], Generic[K, V]):
 
     def __iter__(self) -> Iterator[K]:
         """Iterate over the keys in order, as of the moment of the call."""
-        return (key for key, _ in self.scan())
+        return map(_first, self.scan())
 
     def __reversed__(self) -> Iterator[K]:
         """Iterate over the keys from the greatest down."""
-        return (key for key, _ in self.scan(reverse=True))
+        return map(_first, self.scan(reverse=True))
 
     def __len__(self) -> int:
         """Return the number of keys; costs the dirty entries, not the whole table."""
@@ -394,6 +395,10 @@ class Table(MutableMapping[K, V], Generic[K, V]):
         return cast(V, raw if self._codec is None else self._codec.decode_value(raw))
 
 
+_first = itemgetter(0)
+_second = itemgetter(1)
+
+
 def _eight_bytes(number: int) -> bytes:
     return number.to_bytes(8, "big")
 
@@ -413,7 +418,7 @@ class _Values(ValuesView[Any]):
     _mapping: Table[Any, Any]
 
     def __iter__(self) -> Iterator[Any]:
-        return (value for _, value in self._mapping.scan())
+        return map(_second, self._mapping.scan())
 
     def __contains__(self, value: object) -> bool:
         return any(found == value for found in self)

@@ -30,6 +30,8 @@ class Aside:
     """The LSN that was expected where they begin."""
     whole: bool
     """What lies at `path` is moved as it is; otherwise the bytes are copied."""
+    sweep: bool = False
+    """Moved only when everything that was read from it is in LMDB."""
 
     @property
     def length(self) -> int:
@@ -55,8 +57,8 @@ def plan_asides(verdict: Verdict, mode: RecoveryMode) -> list[Aside]:
 
     Segments of which nothing is kept are moved, or copied where they are the torn end of
     the log, since the next segment takes their place. Of the last segment, which is
-    written anew, what is not kept is copied. Salvage also copies every other segment that
-    is damaged; it stays in place until the replayed operations are in LMDB.
+    written anew, what is not kept is copied. Every other segment that salvage found damaged
+    is moved too, but only when the replayed operations are in LMDB.
     """
     full = mode in ("point-in-time", "salvage")
     asides = []
@@ -66,10 +68,12 @@ def plan_asides(verdict: Verdict, mode: RecoveryMode) -> list[Aside]:
         lsn = scan.trouble.lsn if scan.trouble else scan.runs[0].first_lsn
         asides.append(Aside(scan.path, scan.segment_id, 0, end, lsn, whole=not torn))
     for kept in verdict.kept:
-        if mode == "salvage" and (kept.scan.trouble or len(kept.runs) > 1):
-            end, lsn = extent(kept.scan, 0, full=True), kept.runs[0].first_lsn
-            asides.append(Aside(kept.scan.path, kept.scan.segment_id, 0, end, lsn, whole=False))
-        elif kept is verdict.kept[-1]:
+        scan, last = kept.scan, kept is verdict.kept[-1]
+        if mode == "salvage" and (scan.trouble or len(kept.runs) > 1):
+            end = extent(scan, 0, full=True) if last else scan.size
+            lsn = kept.runs[0].first_lsn
+            asides.append(Aside(scan.path, scan.segment_id, 0, end, lsn, not last, not last))
+        elif last:
             asides += _parts(kept, full=full)
     return asides
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import replace
 from typing import Any, Final
 
 from strandline.engine import probe
@@ -35,12 +34,11 @@ from strandline.errors import (
     StoreCorruptionError,
 )
 from strandline.options import Options, make_options
-from strandline.recovery.quarantine import QUARANTINE_NAME, Quarantine
-from strandline.recovery.segment_scan import scan_segment
+from strandline.recovery.quarantine import QUARANTINE_NAME
+from strandline.recovery.report import RecoveryReport
 from strandline.recovery.survey import Survey, survey
-from strandline.recovery.tail import make_report, settle
+from strandline.recovery.tail import Settlement, ended_cleanly, settle, sweep_damaged
 from strandline.wal.disk import Disk
-from strandline.wal.format import segment_id_of, segment_name
 from strandline.wal.identity import (
     IDENTITY_NAME,
     IDENTITY_NEW_NAME,
@@ -130,22 +128,19 @@ class _Opening:
         )
         identity = self._next_epoch(identity, found)
         next_lsn = self._next_lsn(identity, found)
-        quarantine = Quarantine(disk, directory, self._options.quarantine_bytes, self._runtime)
-        settled = settle(found, quarantine, self._runtime)
-        engine = self._make_engine(identity, next_lsn, list(settled.sealed), settled.last_id)
+        settled = settle(
+            found,
+            runtime=self._runtime,
+            quarantine_dir=os.path.join(directory, QUARANTINE_NAME),
+            quarantine_bytes=self._options.quarantine_bytes,
+        )
+        engine = self._make_engine(identity, next_lsn, settled.sealed, settled.last_id)
         self._engine = engine
-        replay, seconds = self._replay(engine, replace(found, segments=settled.segments))
+        replay, seconds = self._replay(engine, found)
         if found.checkpoint_first:
             engine.checkpointer.run_or_raise()
-        report = make_report(
-            found,
-            settled,
-            epoch=identity.epoch,
-            frames=replay.frames,
-            operations=replay.operations,
-            byte_count=replay.bytes,
-            seconds=seconds,
-        )
+            sweep_damaged(found, settled)
+        report = _report(found, settled, replay, seconds, identity.epoch)
         store = Store(engine, report)
         engine.start()
         return store
@@ -320,14 +315,29 @@ def _explained(error: OSError, directory: str) -> Exception:
     return InvalidRequestError(f"{where}: cannot open the store ({error.strerror}): {hint}")
 
 
-def ended_cleanly(disk: Disk, log_dir: str, uuid: bytes) -> bool:
-    """Tell whether the last segment with content has the seal of an orderly close."""
-    if disk.kind(log_dir) != "directory":
-        return False
-    ids = [found for name in disk.listdir(log_dir) if (found := segment_id_of(name))]
-    for segment_id in reversed(ids):
-        path = os.path.join(log_dir, segment_name(segment_id))
-        scan = scan_segment(disk, path, segment_id, uuid=uuid, next_lsn=0)
-        if scan.header is not None or scan.runs:
-            return scan.seal is not None and scan.seal.clean
-    return not ids
+def _report(
+    found: Survey, settled: Settlement, replay: Replay, seconds: float, epoch: int
+) -> RecoveryReport:
+    return RecoveryReport(
+        mode=found.mode,
+        clean=found.clean and not replay.operations,
+        epoch=epoch,
+        first_lsn=found.first_lsn,
+        last_lsn=found.last_lsn,
+        watermark_lsn=found.watermark_lsn,
+        segments=len(found.segments),
+        frames_scanned=found.frames_scanned,
+        operations_scanned=found.operations_scanned,
+        bytes_scanned=found.bytes_scanned,
+        frames_replayed=replay.frames,
+        operations_replayed=replay.operations,
+        bytes_replayed=replay.bytes,
+        torn_tail=settled.torn_tail,
+        damages=found.damages,
+        gaps=found.gaps,
+        given_up=found.given_up,
+        quarantined=settled.quarantined,
+        unquarantined_bytes=settled.unquarantined_bytes,
+        scan_seconds=found.seconds,
+        replay_seconds=seconds,
+    )

@@ -37,15 +37,14 @@ _COPY_BYTES: Final = 1 << 20
 class Quarantine:
     """The quarantine directory of one store, for whoever holds the store's lock."""
 
-    def __init__(self, disk: Disk, directory: str, budget: int, runtime: Runtime) -> None:
-        """Use `directory`/quarantine, which is made when it is first needed.
+    def __init__(self, disk: Disk, path: str, budget: int, runtime: Runtime) -> None:
+        """Use the directory at `path`, which is made when it is first needed.
 
         `budget` is the option `quarantine_bytes`.
         """
-        self.path = os.path.join(directory, QUARANTINE_NAME)
+        self.path = path
         self.budget = budget
         self._disk = disk
-        self._directory = directory
         self._runtime = runtime
 
     def require_room(self, asides: Sequence[Aside]) -> None:
@@ -144,7 +143,7 @@ class Quarantine:
         if self._disk.kind(self.path) == "absent":
             self._disk.mkdir(self.path)
         # Also where it was there: a crash may have come between its making and this.
-        self._disk.sync_directory(self._directory)
+        self._disk.sync_directory(os.path.dirname(self.path))
 
     def _stem(self, aside: Aside) -> str:
         return f"{aside.segment_id:016d}-at-{aside.offset}-lsn-{aside.lsn}-"

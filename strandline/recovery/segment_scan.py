@@ -66,7 +66,7 @@ class SegmentScan:
     """A valid header of another segment: the file was recycled, or misplaced."""
     trouble: Damage | None = None
     """Why there is no header."""
-    stamp: Stamp = Stamp(0, 0, 0)
+    stamp: Stamp = field(default_factory=lambda: Stamp(0, 0, 0))
     """What its frames carry: as the header says, or else as the frames themselves do."""
     runs: list[Run] = field(default_factory=list)
     """With a header there is at least one, which starts at the first frame's place."""

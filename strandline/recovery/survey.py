@@ -7,9 +7,9 @@ they are put together for whoever opens a store:
     settle      (`strandline.recovery.tail`) puts aside what is dropped, ends the log well
     frames      pass 2: the payloads above the watermark, for the replay
 
-Opening reads `frames` to the end *before* it settles, since settling writes the last
-segment anew, and commits nothing to LMDB before it has settled. Where `checkpoint_first`
-says so, it then commits everything before the store takes writes.
+Opening commits nothing to LMDB before it has settled: only then is the log durable. Where
+`checkpoint_first` says so, it commits everything that it replayed before the store takes
+writes, and then sweeps the damaged segments away.
 """
 
 from __future__ import annotations
@@ -44,8 +44,10 @@ class Survey:
     uuid: bytes
     mode: RecoveryMode
     watermark_lsn: int
-    segments: tuple[Kept, ...]
-    """The segments that are kept, in order, each with the runs of frames that are."""
+    segments: list[Kept]
+    """The segments that are kept, in order, each with the runs of frames that are.
+
+    `settle` replaces the last one when it writes it anew."""
     first_lsn: int | None
     """The first LSN of an operation in the kept frames."""
     last_lsn: int
@@ -150,7 +152,7 @@ def survey(
         uuid=uuid,
         mode=mode,
         watermark_lsn=watermark_lsn,
-        segments=tuple(kept),
+        segments=kept,
         first_lsn=operations[0].first_lsn if operations else None,
         last_lsn=verdict.last_lsn,
         next_segment_id=next_id,

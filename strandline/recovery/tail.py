@@ -6,18 +6,15 @@ or not, unless it has the seal of an orderly close:
 
     1  what is dropped is copied or moved to quarantine/, durably
     2  the name of the successor is made durable: a sealed segment has one
-    3  NAME.recovered gets the header, the valid frames and a seal; fdatasync; it is
-       read back through the reader and compared
-    4  rename over NAME, sync of the directory
+    3  the valid frames and a seal replace the segment (`strandline.recovery.rewrite`)
 
-A crash between any two steps leaves a log that a survey reads to the same end; a leftover
-NAME.recovered is removed by the next settlement, and a copy that is already in quarantine
-is not made twice.
+A crash between any two steps leaves a log that a survey reads to the same end, and what
+is already in quarantine is not copied twice.
 
 Point-in-time moves the segments behind the stop to quarantine, the last one first, so
-that a shorter log is left at every step. Salvage copies damaged segments and leaves them
-in place: everything verified in them is replayed and checkpointed, the watermark then
-lies above the damage, and the segments are given back like any other.
+that a shorter log is left at every step. Salvage leaves damaged segments in place but for
+the last, of which a copy is kept: everything verified in them is replayed and
+checkpointed, and only then does `sweep_damaged` move them to quarantine.
 
 Where nothing readable is left behind which a segment could follow, an *anchor* is made:
 a sealed segment without frames whose header says that all up to its LSN is in LMDB.
@@ -25,68 +22,59 @@ a sealed segment without frames whose header says that all up to its LSN is in L
 
 from __future__ import annotations
 
-import errno
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-import xxhash
-
-from strandline.errors import DiskFullError, LogCorruptionError
+from strandline.errors import DiskFullError
 from strandline.recovery.aside import Aside
-from strandline.recovery.quarantine import Quarantine, write_fully
-from strandline.recovery.report import RecoveryReport, TornTail
-from strandline.recovery.segment_scan import Run, SegmentScan, scan_segment
+from strandline.recovery.quarantine import Quarantine
+from strandline.recovery.report import TornTail
+from strandline.recovery.rewrite import NewSegment, remove_leftovers, rewrite
 from strandline.recovery.survey import Survey
 from strandline.recovery.verdict import Kept
-from strandline.wal.disk import Disk, DiskFile
+from strandline.wal.disk import Disk
 from strandline.wal.format import (
     SEGMENT_HEADER_BYTES,
-    TYPE_SEAL,
-    Seal,
     SegmentHeader,
-    encode_frame,
-    encode_seal,
-    encode_segment_header,
+    segment_id_of,
     segment_name,
 )
-from strandline.wal.reader import read_fully
+from strandline.wal.reader import read_segment_header, stamp_of
+from strandline.wal.resync import find_last_seal
 from strandline.wal.runtime import Runtime
 from strandline.wal.segments import SealedSegment
 
-RECOVERED_SUFFIX: Final = ".recovered"
-_COPY_BYTES: Final = 1 << 20
+_KEEPS_ALL: Final = ("point-in-time", "salvage")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Settlement:
     """A log that the next segment can follow."""
 
-    sealed: tuple[SealedSegment, ...]
-    """The segments that are there, in order."""
+    sealed: list[SealedSegment]
+    """The segments that are there, in order, those that are to be swept left out."""
     last_id: int
     """The highest segment id with content; what lies above it may be overwritten."""
-    segments: tuple[Kept, ...]
-    """What is kept, as it lies now: for `Survey.frames` after the settlement."""
-    last_lsn: int
-    quarantined: tuple[str, ...]
-    unquarantined_bytes: int
+    torn_tail: TornTail | None
+    unquarantined_bytes: int = 0
     """Bytes that were dropped without a copy, for want of room in the budget."""
-    torn: TornTail | None
+    moved: list[str] = field(default_factory=list)
+    quarantine: Quarantine
 
     @property
-    def previous(self) -> SealedSegment | None:
-        """The segment that the next one follows."""
-        return self.sealed[-1] if self.sealed else None
+    def quarantined(self) -> tuple[str, ...]:
+        """The files that this recovery put into quarantine."""
+        return tuple(self.moved)
 
 
-def settle(survey: Survey, quarantine: Quarantine, runtime: Runtime) -> Settlement:
+def settle(
+    survey: Survey, *, runtime: Runtime, quarantine_dir: str, quarantine_bytes: int
+) -> Settlement:
     """Put aside what is dropped and end the last segment with a seal; durable on return.
 
-    Replay comes after it, from `segments` of what it returns: only what is durable in the
-    log may go to LMDB. What it does can be cut short anywhere,
-    and is then done by the next survey and settlement.
+    `survey.frames` reads the new segment from then on. What this does can be cut short
+    anywhere, and is then done by the next survey and settlement.
 
     Raises:
         InvalidRequestError: point-in-time and salvage, `quarantine_bytes` is too small;
@@ -95,112 +83,97 @@ def settle(survey: Survey, quarantine: Quarantine, runtime: Runtime) -> Settleme
         LogCorruptionError: the new segment does not read back; the old one still stands.
         OSError: as the disk raised it.
     """
-    disk = survey.disk
-    _remove_leftovers(disk, survey.log_dir)
+    disk, log_dir = survey.disk, survey.log_dir
+    quarantine = Quarantine(disk, quarantine_dir, quarantine_bytes, runtime)
+    remove_leftovers(disk, log_dir)
     quarantine.clear_partial()
-    if _must_keep(survey):
+    if survey.mode in _KEEPS_ALL:
         quarantine.require_room(survey.asides)
-    sealed = [_sealed(kept) for kept in survey.segments]
-    segments = survey.segments
+    swept = {aside.segment_id for aside in survey.asides if aside.sweep}
+    settlement = Settlement(
+        sealed=[_sealed(kept) for kept in survey.segments if kept.scan.segment_id not in swept],
+        last_id=survey.next_segment_id - 1,
+        torn_tail=survey.torn,
+        quarantine=quarantine,
+    )
     if survey.anchor_id is not None:
         # First, so that the log reaches the watermark whatever is moved away behind it.
-        _make_name(disk, survey.log_dir, survey.next_segment_id)
-        sealed.append(_write_anchor(survey, survey.anchor_id, runtime))
-    kept, missed = _put_aside(survey, quarantine)
-    if survey.anchor_id is None and sealed:
-        _make_name(disk, survey.log_dir, survey.next_segment_id)
+        _make_name(disk, log_dir, survey.next_segment_id)
+        settlement.sealed.append(_write_anchor(survey, survey.anchor_id, runtime))
+        _put_aside(survey, settlement)
+        return settlement
+    _put_aside(survey, settlement)
+    if survey.segments:
+        _make_name(disk, log_dir, survey.next_segment_id)
         if not survey.clean:
-            sealed[-1] = _write_last(survey, runtime)
-            segments = (*segments[:-1], _moved_up(segments[-1]))
-    torn = survey.torn
-    if torn is not None:
-        copies = [path for aside, path in kept if aside.segment_id == torn.segment_id]
-        torn = replace(torn, quarantined=copies[-1] if copies else None)
-    return Settlement(
-        sealed=tuple(sealed),
-        last_id=survey.next_segment_id - 1,
-        segments=segments,
-        last_lsn=survey.last_lsn,
-        quarantined=tuple(path for _, path in kept),
-        unquarantined_bytes=missed,
-        torn=torn,
-    )
+            settlement.sealed[-1] = _write_last(survey, runtime)
+    return settlement
 
 
-def make_report(
-    survey: Survey,
-    settlement: Settlement,
-    *,
-    epoch: int,
-    frames: int,
-    operations: int,
-    byte_count: int,
-    seconds: float,
-) -> RecoveryReport:
-    """Return the report of a recovery that replayed so much in so many seconds."""
-    return RecoveryReport(
-        mode=survey.mode,
-        clean=survey.clean,
-        epoch=epoch,
-        first_lsn=survey.first_lsn,
-        last_lsn=survey.last_lsn,
-        watermark_lsn=survey.watermark_lsn,
-        segments=len(survey.segments),
-        frames_scanned=survey.frames_scanned,
-        operations_scanned=survey.operations_scanned,
-        bytes_scanned=survey.bytes_scanned,
-        frames_replayed=frames,
-        operations_replayed=operations,
-        bytes_replayed=byte_count,
-        torn_tail=settlement.torn,
-        damages=survey.damages,
-        gaps=survey.gaps,
-        given_up=survey.given_up,
-        quarantined=settlement.quarantined,
-        unquarantined_bytes=settlement.unquarantined_bytes,
-        scan_seconds=survey.seconds,
-        replay_seconds=seconds,
-    )
+def sweep_damaged(survey: Survey, settlement: Settlement) -> None:
+    """Move the damaged segments that a salvage left in place to quarantine.
+
+    Call it once everything that was replayed is in LMDB, durably.
+    """
+    for aside in survey.asides:
+        if aside.sweep:
+            settlement.moved.append(settlement.quarantine.move(aside))
+
+
+def ended_cleanly(disk: Disk, log_dir: str, uuid: bytes) -> bool:
+    """Tell whether the last segment ends in the seal of an orderly close, without a survey.
+
+    A quick look from the end of the log, for whoever decides how much else to check. It
+    proves nothing about what lies before the seal.
+    """
+    if disk.kind(log_dir) != "directory":
+        return False
+    ids = sorted(found for name in disk.listdir(log_dir) if (found := segment_id_of(name)))
+    for segment_id in reversed(ids):
+        path = os.path.join(log_dir, segment_name(segment_id))
+        if disk.kind(path) != "file":
+            return False
+        file = disk.open(path, "r")
+        try:
+            header = read_segment_header(file)
+            if header is not None and header.segment_id == segment_id:
+                seal = find_last_seal(file, stamp_of(header))
+                return header.uuid == uuid and seal is not None and seal.clean
+        finally:
+            file.close()
+    return False
 
 
 # ---- what is dropped
 
 
-def _must_keep(survey: Survey) -> bool:
-    return survey.mode in ("point-in-time", "salvage")
-
-
-def _put_aside(survey: Survey, quarantine: Quarantine) -> tuple[list[tuple[Aside, str]], int]:
-    """Carry out the plan; return what went where, and the bytes that had no room.
+def _put_aside(survey: Survey, settlement: Settlement) -> None:
+    """Carry out the plan, but for what is swept later.
 
     Copies come before anything is moved, and the last segment is moved first.
     """
-    kept: list[tuple[Aside, str]] = []
-    missed = 0
-    order = sorted(survey.asides, key=lambda aside: (aside.whole, -aside.segment_id, aside.offset))
-    for aside in order:
-        if _must_keep(survey):
-            kept.append((aside, _put(quarantine, aside)))
+    plan = [aside for aside in survey.asides if not aside.sweep]
+    for aside in sorted(plan, key=lambda a: (a.whole, -a.segment_id, a.offset)):
+        path = _put(settlement.quarantine, aside, must=survey.mode in _KEEPS_ALL)
+        if path is None:
+            settlement.unquarantined_bytes += 0 if aside.whole else aside.length
             continue
+        settlement.moved.append(path)
+        torn = settlement.torn_tail
+        if torn is not None and torn.segment_id == aside.segment_id:
+            settlement.torn_tail = replace(torn, quarantined=path)
+
+
+def _put(quarantine: Quarantine, aside: Aside, *, must: bool) -> str | None:
+    """Put something into quarantine; None where there is no room and it need not be."""
+    if must or quarantine.fits(aside):
         try:
-            if quarantine.fits(aside):
-                kept.append((aside, _put(quarantine, aside)))
-                continue
+            return quarantine.move(aside) if aside.whole else quarantine.copy(aside)
         except DiskFullError:
             # A full disk must not keep a store from opening for the sake of a torn tail.
-            pass
-        missed += 0 if aside.whole else aside.length
-    return kept, missed
-
-
-def _put(quarantine: Quarantine, aside: Aside) -> str:
-    return quarantine.move(aside) if aside.whole else quarantine.copy(aside)
-
-
-def _remove_leftovers(disk: Disk, log_dir: str) -> None:
-    for name in disk.listdir(log_dir):
-        if name.endswith(RECOVERED_SUFFIX):
-            disk.unlink(os.path.join(log_dir, name))
+            if must:
+                raise
+    return None
 
 
 # ---- what is written
@@ -222,46 +195,44 @@ def _sealed(kept: Kept) -> SealedSegment:
 
 def _write_last(survey: Survey, runtime: Runtime) -> SealedSegment:
     """Write the last segment anew, with its valid frames and a seal."""
-    kept = survey.segments[-1]
-    scan = kept.scan
-    if scan.stamp is None:
-        raise LogCorruptionError(
-            f"{scan.path}: kept without frames or a header; nothing was changed"
-        )
-    source = survey.disk.open(scan.path, "r")
-    try:
-        if scan.header is not None:
-            header = scan.header
-        else:
-            before = survey.segments[-2].runs[-1].last_lsn if len(survey.segments) > 1 else None
-            header = _header(survey, scan.segment_id, kept.runs[0].first_lsn, before, runtime)
-            header = header._replace(salt=scan.stamp.salt, epoch=scan.stamp.epoch)
-        return _write_segment(survey, header, kept.runs, _frame_bytes(source, kept.runs), runtime)
-    finally:
-        source.close()
-
-
-def _moved_up(kept: Kept) -> Kept:
-    """Return the runs of a segment that was written anew: they follow one another now."""
-    runs: list[Run] = []
-    at = SEGMENT_HEADER_BYTES
-    for run in kept.runs:
-        length = run.end - run.offset
-        runs.append(replace(run, offset=at, end=at + length))
-        at += length
-    return Kept(kept.scan, runs)
+    scan, runs = survey.segments[-1].scan, survey.segments[-1].runs
+    header = scan.header
+    if header is None:
+        before = [kept.runs[-1].last_lsn for kept in survey.segments[:-1]]
+        first = runs[0].first_lsn
+        previous_lsn = before[-1] if before else first - 1
+        header = _made_up_header(survey, scan.segment_id, first, previous_lsn, runtime)
+        header = header._replace(salt=scan.stamp.salt, epoch=scan.stamp.epoch)
+    new = NewSegment(
+        header=header,
+        runs=runs,
+        last_lsn=survey.last_lsn,
+        stored_lsn=min(survey.watermark_lsn, survey.last_lsn),
+        time_ns=runtime.time_ns(),
+    )
+    rewritten = rewrite(survey.disk, survey.log_dir, new, scan.path)
+    survey.segments[-1] = Kept(rewritten, rewritten.runs)
+    return _sealed(survey.segments[-1])
 
 
 def _write_anchor(survey: Survey, segment_id: int, runtime: Runtime) -> SealedSegment:
     """Write a segment without frames that says that all up to the last LSN is in LMDB."""
-    header = _header(survey, segment_id, survey.last_lsn + 1, survey.last_lsn, runtime)
-    return _write_segment(survey, header, (), (), runtime)
+    last = survey.last_lsn
+    new = NewSegment(
+        header=_made_up_header(survey, segment_id, last + 1, last, runtime),
+        runs=(),
+        last_lsn=last,
+        stored_lsn=last,
+        time_ns=runtime.time_ns(),
+    )
+    rewritten = rewrite(survey.disk, survey.log_dir, new, None)
+    return _sealed(Kept(rewritten, rewritten.runs))
 
 
-def _header(
-    survey: Survey, segment_id: int, first_lsn: int, before: int | None, runtime: Runtime
+def _made_up_header(
+    survey: Survey, segment_id: int, first_lsn: int, previous_last_lsn: int, runtime: Runtime
 ) -> SegmentHeader:
-    """Return a header for a segment that recovery makes up; its predecessor may be missing."""
+    """Return a header for a segment that has none; where its predecessor ends is not said."""
     return SegmentHeader(
         uuid=survey.uuid,
         segment_id=segment_id,
@@ -271,104 +242,6 @@ def _header(
         allocated=SEGMENT_HEADER_BYTES,
         previous_id=segment_id - 1,
         previous_bytes=0,
-        previous_last_lsn=first_lsn - 1 if before is None else before,
+        previous_last_lsn=previous_last_lsn,
         created_ns=runtime.time_ns(),
     )
-
-
-def _write_segment(
-    survey: Survey,
-    header: SegmentHeader,
-    runs: Sequence[Run],
-    pieces: Iterable[bytes],
-    runtime: Runtime,
-) -> SealedSegment:
-    """Put a whole segment in the place of the one with its id."""
-    disk, path = survey.disk, os.path.join(survey.log_dir, segment_name(header.segment_id))
-    new_path = path + RECOVERED_SUFFIX
-    file = disk.open(new_path, "create")
-    try:
-        seal, end = _fill(file, header, runs, pieces, survey, runtime)
-        file.fdatasync()
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            file.close()
-            disk.unlink(new_path)
-            raise DiskFullError(
-                f"{new_path}: no room to write the log's last segment anew ({error.strerror}); "
-                "nothing was lost. Free as much space as a segment takes, and open the store again",
-                error.errno,
-            ) from error
-        raise
-    finally:
-        file.close()
-    _read_back(disk, new_path, header, seal, runs, survey)
-    disk.rename(new_path, path)
-    disk.sync_directory(survey.log_dir)
-    return SealedSegment(header.segment_id, path, header.first_lsn, survey.last_lsn, end)
-
-
-def _frame_bytes(source: DiskFile, runs: Sequence[Run]) -> Iterator[bytes]:
-    """Yield the frames of some runs as they are, in pieces."""
-    for run in runs:
-        for start in range(run.offset, run.end, _COPY_BYTES):
-            length = min(_COPY_BYTES, run.end - start)
-            # The file can end within the last frame's padding.
-            yield read_fully(source, length, start).ljust(length, b"\0")
-
-
-def _fill(
-    file: DiskFile,
-    header: SegmentHeader,
-    runs: Sequence[Run],
-    pieces: Iterable[bytes],
-    survey: Survey,
-    runtime: Runtime,
-) -> tuple[Seal, int]:
-    """Write header, frames and seal; return the seal and where it ends."""
-    write_fully(file, encode_segment_header(header), 0)
-    hasher = xxhash.xxh3_128()
-    at = SEGMENT_HEADER_BYTES
-    for piece in pieces:
-        write_fully(file, piece, at)
-        hasher.update(piece)
-        at += len(piece)
-    seal = Seal(sum(run.frames for run in runs), survey.last_lsn, hasher.digest())
-    frame = encode_frame(
-        TYPE_SEAL,
-        encode_seal(seal),
-        count=0,
-        first_lsn=survey.last_lsn + 1,
-        synced_lsn=survey.last_lsn,
-        stored_lsn=min(survey.watermark_lsn, survey.last_lsn),
-        time_ns=runtime.time_ns(),
-        segment_id=header.segment_id,
-        salt=header.salt,
-        epoch=header.epoch,
-    )
-    write_fully(file, frame, at)
-    return seal, at + len(frame)
-
-
-def _read_back(
-    disk: Disk,
-    path: str,
-    header: SegmentHeader,
-    seal: Seal,
-    runs: Sequence[Run],
-    survey: Survey,
-) -> None:
-    """Compare what was just written with what was meant, before it replaces anything."""
-    scan: SegmentScan = scan_segment(
-        disk, path, header.segment_id, uuid=survey.uuid, next_lsn=header.first_lsn
-    )
-    operations = sum(run.operations for run in runs)
-    expected = (header, seal, operations)
-    found = (scan.header, scan.seal and scan.seal.seal, scan.operations)
-    if found != expected or scan.frames != seal.frames or scan.findings:
-        raise LogCorruptionError(
-            f"{path}: written anew from valid frames, expected {seal.frames} frames with "
-            f"{operations} operations and a seal, found {scan.frames} frames with "
-            f"{scan.operations}; the old segment is unchanged: check the disk and its logs, "
-            "then open the store again"
-        )

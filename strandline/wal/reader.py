@@ -178,10 +178,10 @@ class SegmentReader:
             kind = header.type
             if (kind != TYPE_DATA or not count or raw[-1]) and contradiction(header, payload):
                 break
-            if kind == TYPE_SEAL and (seal := decode_seal(payload)):
+            if kind == TYPE_SEAL and (seal := found_seal(base + at, header, payload)):
                 hasher.update(memoryview(data)[hashed:at])
                 self.offset, self.lsn, self.frames = base + at, lsn, frames
-                self._take_seal(header, seal, hasher.digest())
+                self._take_seal(seal, hasher.digest())
                 yield base + at, header, payload
                 return
             yield base + at, header, payload
@@ -197,10 +197,9 @@ class SegmentReader:
         self._window_bytes = WINDOW_BYTES
         return read_fully(self.file, max(length, need + _BEHIND_LARGE_FRAME), offset)
 
-    def _take_seal(self, header: FrameHeader, seal: Seal, digest: bytes) -> None:
+    def _take_seal(self, found: FoundSeal, digest: bytes) -> None:
         """Note a valid seal, and what it says that does not fit the frames before it."""
-        end = self.offset + frame_bytes(header.payload_length)
-        self.seal = FoundSeal(self.offset, end, seal, bool(header.flags & FLAG_CLEAN))
+        self.seal, seal = found, found.seal
         if not self._from_start:
             return
         if seal.frames != self.frames:
@@ -292,6 +291,15 @@ class SegmentReader:
 def frame_bytes(payload_length: int) -> int:
     """Return how far a frame with this payload reaches, padding included."""
     return aligned(FRAME_HEADER_BYTES + payload_length)
+
+
+def found_seal(offset: int, header: FrameHeader, payload: bytes) -> FoundSeal | None:
+    """Return the seal in a valid frame."""
+    seal = decode_seal(payload)
+    if seal is None:
+        return None
+    end = offset + frame_bytes(len(payload))
+    return FoundSeal(offset, end, seal, bool(header.flags & FLAG_CLEAN))
 
 
 def contradiction(header: FrameHeader, payload: bytes) -> tuple[DamageKind, str, str] | None:

@@ -36,9 +36,11 @@ from strandline.wal.format import (
 from strandline.wal.reader import (
     FIRST_WINDOW_BYTES,
     WINDOW_BYTES,
+    FoundSeal,
     Frame,
     Stamp,
     contradiction,
+    found_seal,
     frame_bytes,
     read_fully,
 )
@@ -73,14 +75,17 @@ def find_later_frames(file: DiskFile, stamp: Stamp, *, offset: int, lsn: int) ->
     """
     size = file.size()
     pattern = frame_identity(stamp.segment_id, stamp.salt)
+    adjoining = -1
     for at, header in _candidates(file, pattern, offset):
-        if at < offset or header is None or header.epoch != stamp.epoch or not _ahead(header, lsn):
+        if at < offset or header is None or header.epoch != stamp.epoch:
+            continue
+        if not _ahead(header, lsn) and (at != adjoining or header.first_lsn != lsn):
             continue
         frame = _frame_at(file, size, at, header)
         if frame is not None:
             yield frame
             # What lies inside the frame is its payload, whatever it looks like.
-            offset = at + frame_bytes(header.payload_length)
+            offset = adjoining = at + frame_bytes(header.payload_length)
             lsn = header.first_lsn + header.count
 
 
@@ -114,6 +119,30 @@ def find_remains(file: DiskFile, stamp: Stamp, offset: int) -> Remains:
         end = at + frame_bytes(length)
         own_end = max(own_end, end if end <= size else min(size, at + FRAME_HEADER_BYTES))
     return Remains(nonzero_end, own_end)
+
+
+def find_last_seal(file: DiskFile, stamp: Stamp) -> FoundSeal | None:
+    """Return the seal that is the last trace of a segment in its file; None if that is no seal.
+
+    Looks from the end, and at nothing before the seal.
+    """
+    size = file.size()
+    pattern = frame_identity(stamp.segment_id, stamp.salt)
+    end = size
+    while end > SEGMENT_HEADER_BYTES:
+        start = max(SEGMENT_HEADER_BYTES, end - WINDOW_BYTES)
+        data = read_fully(file, end - start, start)
+        at = data.rfind(pattern) - _BEFORE
+        if at >= 0 and (start + at) % ALIGNMENT == 0:
+            header = decode_frame_header(read_fully(file, FRAME_HEADER_BYTES, start + at))
+            frame = _frame_at(file, size, start + at, header) if header else None
+            if frame is None or frame[1].type != TYPE_SEAL or frame[1].epoch != stamp.epoch:
+                return None
+            return found_seal(start + at, frame[1], frame[2])
+        if start == SEGMENT_HEADER_BYTES:
+            return None
+        end = start + FRAME_HEADER_BYTES
+    return None
 
 
 def _windows(file: DiskFile, offset: int) -> Iterator[tuple[int, bytes]]:
