@@ -124,6 +124,12 @@ class CheckpointTransaction:
         self._emptied += 1
         self._catalog_changed = True
 
+    def use_table_ids(self, highest: int) -> None:
+        """Remember that ids up to `highest` were given out, tables that are gone included."""
+        if highest > self._highest:
+            self._highest = highest
+            self._catalog_changed = True
+
     def delete_databases(self, names: Iterable[bytes]) -> None:
         """Delete databases that no transaction of this process has ever read."""
         txn = self._live()

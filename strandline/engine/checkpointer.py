@@ -215,6 +215,7 @@ class Checkpointer:
             since, engine.dirty_since = engine.dirty_since, None
             index.cut(lsn)
             definitions = engine.take_definitions()
+            highest = engine.highest_table_id
         try:
             if engine.started:
                 log.sync_through(lsn)
@@ -228,6 +229,7 @@ class Checkpointer:
                         txn.create_table(definition)
                     else:
                         txn.drop_table(definition)
+                txn.use_table_ids(highest)
                 stored = sum([self._write(txn, table_id, layer) for table_id, layer in work])
                 txn.commit(Watermark(log.uuid, log.epoch, lsn))
         except BaseException:

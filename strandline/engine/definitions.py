@@ -38,11 +38,15 @@ class Definitions:
     def open(self, name: str, codec: str | None, logged: bool | None) -> TableState:
         """Return a table; create it if it is not there. A definition that differs is refused."""
         check_name(name)
+        wanted = None if codec is None else get_codec(codec).name
+        if logged is not None and not isinstance(logged, bool):
+            raise InvalidTypeError(
+                f"table {name!r}: option logged: expected bool, found {type(logged).__name__}"
+            )
         found = self.find(name)
         if found is None:
-            found = self._create(name, codec or "bytes", logged is not False)
-        wanted = found.codec.name if codec is None else get_codec(codec).name
-        if wanted != found.codec.name:
+            found = self._create(name, wanted or "bytes", logged is not False)
+        if wanted is not None and wanted != found.codec.name:
             raise InvalidRequestError(
                 f"table {name!r}: expected codec {found.codec.name!r}, with which it was created, "
                 f"found {wanted!r}. Open it with its own codec, or leave the option out"
@@ -86,6 +90,8 @@ class Definitions:
         full: list[Layer] = []
 
         def items() -> tuple[int, None, None]:
+            if state.gate is not None:
+                state.gate()
             full.append(state.layer)
             return tag_of(state.id, CLEAR), None, None
 

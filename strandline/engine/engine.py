@@ -258,9 +258,15 @@ class Engine:
         return state
 
     def take_definitions(self) -> list[TableRow | int]:
-        """Hand the definitions since the last cut to a checkpoint. Under the mutex."""
+        """Hand the definitions since the last cut to a checkpoint. Under the mutex.
+
+        A table that came and went meanwhile is left out: LMDB never needs to know it, and
+        any number of them would ask for as many database handles.
+        """
         taken, self.definitions = self.definitions, []
-        return taken
+        made = {row.id for row in taken if isinstance(row, TableRow)}
+        passing = made.intersection(gone for gone in taken if isinstance(gone, int))
+        return [each for each in taken if _table_id(each) not in passing]
 
     def return_definitions(self, taken: list[TableRow | int]) -> None:
         """Take back the definitions of a checkpoint that failed."""
@@ -274,3 +280,7 @@ class Engine:
         while self.abandoned:
             close: Callable[[], None] = self.abandoned.popleft()
             close()
+
+
+def _table_id(definition: TableRow | int) -> int:
+    return definition if isinstance(definition, int) else definition.id

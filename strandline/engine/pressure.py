@@ -41,7 +41,7 @@ class Pressure:
         """Return how full the fuller of the two budgets is."""
         engine = self._engine
         memory = engine.index.dirty_bytes() / engine.options.max_dirty_bytes
-        log = engine.log.log_bytes() / engine.options.max_log_bytes
+        log = engine.log.unstored_bytes() / engine.options.max_log_bytes
         return max(memory, log)
 
     def admit(self, need: int) -> None:
@@ -91,7 +91,7 @@ class Pressure:
         return (
             f"{engine.path}: {what}; nothing was logged. Dirty "
             f"{engine.index.dirty_bytes():,} of max_dirty_bytes {engine.options.max_dirty_bytes:,}"
-            f", log {engine.log.log_bytes():,} of max_log_bytes {engine.options.max_log_bytes:,}. "
+            f", log {engine.log.unstored_bytes():,} of max_log_bytes {engine.options.max_log_bytes:,}. "
             f"{engine.checkpointer.trouble() or 'Flushing goes on.'} Close snapshots that are no "
             "longer needed, or raise the budget"
         )

@@ -11,7 +11,8 @@ key: what a caller missed in the layers above it is in LMDB by then. `get_many` 
 one commit, and raises `ViewRetiredError` instead; capture the layers and the view anew.
 
 An interrupt that strikes while a transaction is in use leaves it out of the pool; it is
-closed with the view at the latest.
+closed with the view at the latest. py-lmdb gives a reader slot back only when the
+transaction object itself goes, so no frame that an exception may keep alive refers to one.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ class ReadView:
         """Return `get` with everything that it needs bound: it is the hot path."""
         databases, origin, retired = self._databases, self._origin, self._retired
         pop, push = self._pool.pop, self._pool.append
-        read_anew, recover, drain = self._read_anew, self._recover, self._drain
+        read_anew, recover = self._read_anew, self._recover
+        discard, drain = self._discard, self._drain
 
         def get(table_id: int, key: bytes) -> bytes | None:
             try:
@@ -93,7 +95,9 @@ class ReadView:
             try:
                 record = read(key, None, database)
             except BaseException as error:
-                return recover(error, read, table_id, key)
+                discard(read)
+                del read
+                return recover(error, table_id, key)
             push(read)
             if retired:
                 drain()
@@ -117,9 +121,14 @@ class ReadView:
         try:
             with txn.cursor(database) as cursor:
                 found = cursor.getmulti(keys)
-        except BaseException as error:
+        except lmdb.Error as error:
             self._discard(read)
+            del read, txn
             raise self._explained(error) from error
+        except BaseException:
+            self._discard(read)
+            del read, txn
+            raise
         self._pool.append(read)
         if self._retired:
             self._drain()
@@ -162,10 +171,13 @@ class ReadView:
             read = txn.get
             if txn.id() == self.version:
                 self._begun.append(txn)
+            del txn
         try:
             record = read(key, None, database)
         except BaseException as error:
-            return self._recover(error, read, table_id, key)
+            self._discard(read)
+            del read
+            return self._recover(error, table_id, key)
         if read.__self__ in self._begun:  # type: ignore[attr-defined]
             self._pool.append(read)
         else:
@@ -175,18 +187,17 @@ class ReadView:
             self._drain()
         return None if record is None else value_of(table_id, key, record, self._origin)
 
-    def _recover(self, error: BaseException, read: Read, table_id: int, key: bytes) -> bytes | None:
-        """Close the transaction that failed; ask the newest view if it ended with this one."""
-        self._discard(read)
-        if isinstance(error, lmdb.Error) and self._retired:
+    def _recover(self, error: BaseException, table_id: int, key: bytes) -> bytes | None:
+        """Ask the newest view if the transaction ended with this one; else raise what it was."""
+        if not isinstance(error, lmdb.Error):
+            raise error
+        if self._retired:
             newest = self._source.newest()
             if newest is not self:
                 return newest.get(table_id, key)
         raise self._explained(error) from error
 
-    def _explained(self, error: BaseException) -> BaseException:
-        if not isinstance(error, lmdb.Error):
-            return error
+    def _explained(self, error: lmdb.Error) -> Exception:
         if self._retired:
             return ViewRetiredError("a newer commit took this view's place")
         return explain(error, self._origin.path, "reading")

@@ -49,7 +49,16 @@ class Table(MutableMapping[K, V], Generic[K, V]):
     the store's. Every read sees what was acknowledged before it began.
     """
 
-    __slots__ = ("__weakref__", "_codec", "_level", "_state", "_store", "_writes")
+    __slots__ = (
+        "__weakref__",
+        "_codec",
+        "_level",
+        "_max_value",
+        "_state",
+        "_store",
+        "_write",
+        "_writes",
+    )
 
     def __init__(
         self, store: Store, state: TableState, writes: WritePath, level: Durability
@@ -57,6 +66,8 @@ class Table(MutableMapping[K, V], Generic[K, V]):
         self._store = store
         self._state = state
         self._writes = writes
+        self._write = writes.write
+        self._max_value = store.engine.options.max_value_bytes
         self._level = level
         self._codec: Codec | None = None if state.codec.name == "bytes/bytes" else state.codec
 
@@ -115,12 +126,20 @@ class Table(MutableMapping[K, V], Generic[K, V]):
             DiskFullError, BackpressureError: no room; nothing was logged.
             WriteOutcomeUnknownError: a sync failed; reopen to see.
         """
-        raw, data = self._raw_key(key), self._raw_value(value)
-        return self._writes.write(self._state, raw, data, self._at(durability))
+        level = self._level if durability is None else check_level(durability)
+        if (
+            type(key) is bytes
+            and type(value) is bytes
+            and 0 < len(key) < 512  # noqa: PLR2004
+            and len(value) <= self._max_value
+            and self._codec is None
+        ):
+            return self._write(self._state, key, value, level)
+        return self._write(self._state, self._raw_key(key), self._raw_value(value), level)
 
     def __setitem__(self, key: K, value: V) -> None:
         """Store a value at the table's level."""
-        self._writes.write(self._state, self._raw_key(key), self._raw_value(value), self._level)
+        self.put(key, value)
 
     def delete(self, key: K, *, durability: Durability | None = None) -> int | None:
         """Delete `key`, present or not; return the LSN (None in an unlogged table)."""
@@ -372,7 +391,7 @@ class Table(MutableMapping[K, V], Generic[K, V]):
     def _raw_value(self, value: Any) -> bytes:
         if self._codec is not None:
             value = self._codec.encode_value(value)
-        return check_value(value, self._store.engine.options.max_value_bytes)
+        return check_value(value, self._max_value)
 
     def _raw_or_absent(self, value: Any) -> bytes | None:
         if value is ABSENT or (value is None and self._state.codec.name.endswith("/bytes")):

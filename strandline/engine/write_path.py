@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import repeat
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from strandline.engine.engine import Engine
-from strandline.engine.layer import Entries, linked, weight
+from strandline.engine.layer import ENTRY_BYTES, Entries, linked
 from strandline.engine.table_state import Queued, TableState
 from strandline.errors import BatchTooLargeError, InvalidRequestError
-from strandline.options import MAX_KEY_BYTES, Durability
+from strandline.options import Durability
 from strandline.wal.group import OPERATION_OVERHEAD, Group
 
 ASYNC: Final = Durability.ASYNC
@@ -29,6 +29,11 @@ SYNC: Final = Durability.SYNC
 
 Parts = list[tuple[TableState, list[bytes], list[bytes | None]]]
 """The operations of a commit by table: keys, and values with None for a delete."""
+
+_ENTRY_COST: Final = ENTRY_BYTES - OPERATION_OVERHEAD
+"""What an entry counts for in the memory budget beyond what it needs in the log."""
+
+_APPENDED_KEY_BYTES: Final = 8
 
 KEEP: Final = object()
 """What the decision of a read-modify-write gives to leave the key as it is."""
@@ -60,7 +65,8 @@ class WritePath:
         need = len(key) + OPERATION_OVERHEAD
         if value is not None:
             need += len(value)
-        self._guard(level)
+        if self._owned() or (level is not ASYNC and (self._append_owned() or self._sync_owned())):
+            self._refuse_reentry()
         if engine.attention:
             engine.admit(need)
         if level is not SYNC and self._now() > log.stall_at:
@@ -109,7 +115,7 @@ class WritePath:
             old = entries.get(key)
             entry = (lsn, value, None)
             if old is None:
-                index.active_bytes += weight(key, entry)
+                index.active_bytes += need + _ENTRY_COST
             else:
                 index.active_bytes += len(value or b"") - len(old[1] or b"")
                 entry = linked(entry, old, index.newest_snapshot)  # type: ignore[assignment]
@@ -147,7 +153,7 @@ class WritePath:
         In an unlogged table, which has no LSNs, the number is one above the last key's.
         """
         engine, log = self._engine, self._log
-        need = MAX_KEY_BYTES + OPERATION_OVERHEAD + len(value)
+        need = _APPENDED_KEY_BYTES + OPERATION_OVERHEAD + len(value)
         self._guard(level)
         if engine.attention:
             engine.admit(need)
@@ -371,11 +377,14 @@ class WritePath:
     def _guard(self, level: Durability) -> None:
         """Refuse a call from inside another one on the same thread."""
         if self._owned() or (level is not ASYNC and (self._append_owned() or self._sync_owned())):
-            raise InvalidRequestError(
-                f"{self._engine.path}: a write was called from a signal handler, a finalizer or a "
-                "garbage-collector callback while the same thread was inside a write. Nothing was "
-                "logged; let the handler set a flag, or hand the write to another thread"
-            )
+            self._refuse_reentry()
+
+    def _refuse_reentry(self) -> NoReturn:
+        raise InvalidRequestError(
+            f"{self._engine.path}: a write was called from a signal handler, a finalizer or a "
+            "garbage-collector callback while the same thread was inside a write. Nothing was "
+            "logged; let the handler set a flag, or hand the write to another thread"
+        )
 
 
 def _stronger(one: Durability, other: Durability) -> Durability:

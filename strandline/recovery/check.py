@@ -1,15 +1,14 @@
 """Checking a store without opening it: every checksum, and whether the parts fit.
 
-    IDENTITY    its checksum, its format
+    IDENTITY    its checksum and its format
     store/      in a child process: meta pages, every page, every tree, every value's
                 checksum, and the entry counts that the last checkpoint committed
-    log/        every segment header, frame and seal, judged as an opening would judge it;
-                above the watermark also what the frames say
+    log/        every segment header, frame and seal (see check_log.py)
     together    one uuid; epoch and LSN ceiling of IDENTITY above all that the log holds
 
 Reads and never writes: no lock is kept, no file is made, nothing is recovered. It works
-on a store that cannot be opened and beside a writer. What a writer changes meanwhile is
-looked at again, and only what stays the same counts; about the log's live end nothing is
+on a store that cannot be opened, and beside a writer. What a writer changes meanwhile is
+looked at again, and only what stays as it is counts; of the log's live end nothing is
 said then.
 
 Refuses to guess where a file cannot be read: that is a finding of its own.
@@ -17,35 +16,20 @@ Refuses to guess where a file cannot be read: that is a finding of its own.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
-import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Final
 
 import lmdb
 
 from strandline.engine import catalog, data_file, probe
 from strandline.engine.catalog import Metadata
-from strandline.engine.operations import (
-    CREATE,
-    DROP,
-    VOID,
-    PayloadError,
-    commit_sizes,
-    decode_items,
-    decode_operations,
-)
-from strandline.errors import (
-    CorruptionError,
-    ForeignStoreError,
-    LogCorruptionError,
-    LogGapError,
-)
+from strandline.errors import CorruptionError, ForeignStoreError
+from strandline.recovery.check_log import RESTORE, check_log, first_header
 from strandline.recovery.check_report import (
     CheckProgress,
     CheckReport,
@@ -53,31 +37,22 @@ from strandline.recovery.check_report import (
     Finding,
     LogFacts,
     OnCheckProgress,
-    Phase,
     StoreFacts,
     Writer,
+    finding_from,
 )
 from strandline.recovery.opening import LOG_NAME, STORE_NAME
 from strandline.recovery.quarantine import QUARANTINE_NAME
-from strandline.recovery.report import RecoveryProgress
-from strandline.recovery.survey import Survey, survey
-from strandline.wal.damage import GAPS, Damage
-from strandline.wal.format import SegmentHeader, segment_id_of
+from strandline.recovery.survey import Survey
 from strandline.wal.identity import IDENTITY_NAME, Identity, read_identity
 from strandline.wal.lockfile import LOCK_BYTES, LOCK_NAME
-from strandline.wal.reader import read_segment_header
 from strandline.wal.real_disk import RealDisk
 
 _ATTEMPTS: Final = 3
-"""How often something is looked at while a writer changes it."""
+"""How often LMDB is walked while a writer commits."""
 
 _MIN_MAP: Final = 1 << 20
 _LMDB_09: Final = 0
-_STATEMENT: Final = re.compile(
-    r"expected (?P<expected>.+?), found (?P<found>.+?)(?:(?:; |\. |: )(?P<next>[^;:]+.*))?$", re.DOTALL
-)
-_OFFSET: Final = re.compile(r"\boffset (\d+)")
-_RESTORE: Final = "restore the store from a backup"
 
 
 def check_store(
@@ -140,7 +115,6 @@ class _Check:
         self.metadata: Metadata | None = None
         self.log: LogFacts | None = None
         self.store: StoreFacts | None = None
-        self._told = 0.0
 
     def run(self) -> CheckReport:
         """Look at everything, in the order in which an opening would."""
@@ -156,12 +130,9 @@ class _Check:
                 self.writer = self.writer or find_writer(self.directory)
                 self._look_at_quarantine()
         if self.writer is not None:
-            torn = [each for each in self.findings if each.verdict is CheckVerdict.TORN_TAIL]
-            self.findings = [each for each in self.findings if each not in torn]
-            self.notes.append(
-                "a writer has the store open: what lies at the log's end may be a write that is "
-                "under way, so nothing is said about it"
-            )
+            self.findings = [
+                each for each in self.findings if each.verdict is not CheckVerdict.TORN_TAIL
+            ]
         return CheckReport(
             path=self.directory,
             findings=tuple(self.findings),
@@ -174,31 +145,27 @@ class _Check:
             seconds=time.monotonic() - started,
         )
 
+    def _has_writer(self) -> bool:
+        self.writer = self.writer or find_writer(self.directory)
+        return self.writer is not None
+
     # ---- the directory and IDENTITY
 
     def _is_store(self) -> bool:
         """Tell whether there is anything to check; a finding says why not."""
         kind = self.disk.kind(self.directory)
-        if kind == "absent":
-            self._find(
-                CheckVerdict.UNREADABLE,
-                self.directory,
-                "the directory of a store",
-                "nothing",
-                "give the path of a store",
-            )
-            return False
         names = set(self.disk.listdir(self.directory)) if kind == "directory" else set()
         if names & {IDENTITY_NAME, LOG_NAME, STORE_NAME}:
             return True
-        found = f"a directory without {IDENTITY_NAME}" if kind == "directory" else f"a {kind}"
-        found = found.replace("a other", "a link or a special file")
+        found = {
+            "absent": "nothing",
+            "directory": f"a directory without {IDENTITY_NAME}",
+            "file": "a file",
+            "other": "a link or a special file",
+        }[kind]
+        verdict = CheckVerdict.UNREADABLE if kind == "absent" else CheckVerdict.FOREIGN
         self._find(
-            CheckVerdict.FOREIGN,
-            self.directory,
-            "the directory of a store",
-            found,
-            "give the path of a store",
+            verdict, self.directory, "the directory of a store", found, "give the path of a store"
         )
         return False
 
@@ -208,32 +175,35 @@ class _Check:
             try:
                 self.identity = read_identity(self.disk, self.directory)
             except FileNotFoundError:
-                self._find(
-                    CheckVerdict.STORE_DAMAGE,
-                    path,
-                    "the store's identity",
-                    "nothing",
-                    f"restore {IDENTITY_NAME} from a backup of this store",
-                )
+                step = f"restore {IDENTITY_NAME} from a backup of this store"
+                self._find(CheckVerdict.STORE_DAMAGE, path, "the store's identity", "nothing", step)
 
     # ---- LMDB
 
     def _look_at_lmdb(self) -> None:
         """Walk LMDB; what a commit may have disturbed is looked at again."""
-        for attempt in range(_ATTEMPTS):
+        for _ in range(_ATTEMPTS):
             before = self._transaction_id()
             result = probe.examine(self.store_dir, True, self._tell_entries)
             if not result.findings or before == self._transaction_id():
                 break
-            if attempt == _ATTEMPTS - 1:
-                self.notes.append(
-                    f"{self.store_dir}: not judged, for every time that it was read a checkpoint "
-                    "came in between; check again when the writer is idle or stopped"
-                )
-                return
+        else:
+            self._note(
+                f"{self.store_dir}: not judged, for every time that it was read a checkpoint "
+                "came in between; check again when the writer is idle or stopped"
+            )
+            return
         path = os.path.join(self.store_dir, data_file.DATA_NAME)
         for text in result.findings:
-            self._find_stated(CheckVerdict.STORE_DAMAGE, path, text, "a sound LMDB environment")
+            self.findings.append(
+                finding_from(
+                    CheckVerdict.STORE_DAMAGE,
+                    path,
+                    text.removeprefix(f"{path}: "),
+                    expected="a sound LMDB environment",
+                    next_step=RESTORE,
+                )
+            )
         if not result.findings:
             self.metadata = self._read_metadata(path, result.file_bytes)
         watermark = self.metadata.watermark if self.metadata else None
@@ -259,6 +229,10 @@ class _Check:
         except CorruptionError:
             return None
 
+    def _tell_entries(self, walked: int, of: int) -> None:
+        if self.progress is not None:
+            self.progress(CheckProgress(phase="store", done=walked, total=of))
+
     def _read_metadata(self, path: str, file_bytes: int) -> Metadata | None:
         """Read the metadata of an environment that was found sound."""
         try:
@@ -276,8 +250,122 @@ class _Check:
                     return catalog.read_metadata(txn, meta, path)
         except lmdb.Error as error:
             # Above all where this very process has the store open.
-            self.notes.append(
+            self._note(
                 f"{path}: sound, but its watermark cannot be read here ({error}); the log is "
-                "judged by the watermark that it names itself"
+                "judged by what its first segment says of it"
             )
             return None
+
+    # ---- the log
+
+    def _look_at_log(self) -> None:
+        uuid = self.identity.uuid if self.identity else None
+        if uuid is None and self.metadata is not None:
+            uuid = self.metadata.watermark.uuid
+        if uuid is None:
+            header = first_header(self.disk, self.log_dir)
+            uuid = header.uuid if header else bytes(16)
+        result = check_log(
+            self.disk,
+            self.log_dir,
+            uuid=uuid,
+            read_metadata=self._newest_metadata,
+            has_writer=self._has_writer,
+            progress=self.progress,
+        )
+        self.log = result.facts
+        self.findings += result.findings
+        if not result.settled:
+            self._note(
+                f"{self.log_dir}: not judged, for the writer changed it faster than it could be "
+                "read; check again when the writer is idle or stopped"
+            )
+        if result.survey is not None and self.identity is not None:
+            self._hold_against_identity(result.survey)
+
+    def _newest_metadata(self) -> Metadata | None:
+        """Return the metadata, read again where a writer may have moved the watermark."""
+        if self.metadata is None or not self._has_writer():
+            return self.metadata
+        path = os.path.join(self.store_dir, data_file.DATA_NAME)
+        with contextlib.suppress(CorruptionError):
+            file_bytes = os.path.getsize(path)
+            self.metadata = self._read_metadata(path, file_bytes) or self.metadata
+        return self.metadata
+
+    def _hold_against_identity(self, found: Survey) -> None:
+        """Compare the log with IDENTITY, which is always written first."""
+        identity = read_identity(self.disk, self.directory)
+        path = os.path.join(self.directory, IDENTITY_NAME)
+        step = f"an older {IDENTITY_NAME} was put here: open the store, which brings it up to date"
+        if found.max_epoch > identity.epoch:
+            expected, seen = f"epoch {found.max_epoch} or later", f"epoch {identity.epoch}"
+        elif found.first_lsn is not None and found.last_lsn >= identity.lsn_ceiling:
+            expected = f"an LSN ceiling above {found.last_lsn}, the last LSN of the log"
+            seen = f"{identity.lsn_ceiling}"
+        else:
+            return
+        self._find(CheckVerdict.STORE_DAMAGE, path, expected, seen, step, fatal=False)
+
+    def _look_at_quarantine(self) -> None:
+        path = os.path.join(self.directory, QUARANTINE_NAME)
+        if self.disk.kind(path) != "directory":
+            return
+        sizes = [entry.stat(follow_symlinks=False).st_size for entry in os.scandir(path)]
+        if sizes:
+            self._note(
+                f"{path}: {len(sizes)} files, {sum(sizes)} bytes, put aside by earlier recoveries; "
+                "look at them, then remove them"
+            )
+
+    # ---- findings
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+    @contextlib.contextmanager
+    def _reading(self, path: str) -> Iterator[None]:
+        """Turn what reading one part raises into a finding, and go on with the next."""
+        try:
+            yield
+        except ForeignStoreError as error:
+            self._state(CheckVerdict.FOREIGN, path, str(error))
+        except CorruptionError as error:
+            self._state(CheckVerdict.STORE_DAMAGE, path, str(error))
+        except OSError as error:
+            self._find(
+                CheckVerdict.UNREADABLE,
+                str(error.filename or path),
+                "to read it",
+                error.strerror or str(error),
+                "check as a user who may read it; if it is the disk, look at its logs",
+            )
+
+    def _state(self, verdict: CheckVerdict, path: str, message: str) -> None:
+        self.findings.append(
+            finding_from(
+                verdict, path, message, expected="a sound part of a store", next_step=RESTORE
+            )
+        )
+
+    def _find(
+        self,
+        verdict: CheckVerdict,
+        path: str,
+        expected: str,
+        found: str,
+        next_step: str,
+        *,
+        fatal: bool = True,
+    ) -> None:
+        self.findings.append(
+            Finding(
+                verdict=verdict,
+                path=path,
+                expected=expected,
+                found=found,
+                next_step=next_step,
+                fatal=fatal,
+            )
+        )

@@ -1,4 +1,4 @@
-"""What a check of a store found: shapes alone, which `strandline.recovery.check` fills.
+"""What a check of a store found: the shapes that `strandline.recovery.check` fills.
 
 Verdicts are ordered by gravity. A finding names one of them, and a report's verdict is
 the gravest of its findings.
@@ -7,9 +7,10 @@ the gravest of its findings.
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 Phase = Literal["log", "operations", "store"]
 
@@ -75,8 +76,8 @@ class LogFacts:
     """Length of all segment files."""
     first_lsn: int | None
     last_lsn: int
-    to_replay: int
-    """Operations above the watermark, which the next opening replays."""
+    to_replay: int | None
+    """Operations above the watermark, which the next opening replays; None if it is unknown."""
     clean: bool
     """The last writer closed the store in order."""
 
@@ -134,3 +135,35 @@ class CheckProgress:
 
 
 OnCheckProgress = Callable[[CheckProgress], None]
+
+
+_STATEMENT: Final = re.compile(
+    r"expected (?P<expected>.+?), found (?P<found>.+?)(?:(?:; |\. |: (?=[a-z ]+$))(?P<next>.+))?$",
+    re.DOTALL,
+)
+_OFFSET: Final = re.compile(r"\boffset (\d+)")
+_COMMAND: Final = "`strandline "
+
+
+def finding_from(
+    verdict: CheckVerdict, path: str, message: str, *, expected: str, next_step: str
+) -> Finding:
+    """Return a fatal finding that says what an error's message says.
+
+    Messages of this program read "PLACE: expected X, found Y; NEXT STEP". `expected` and
+    `next_step` stand in where one does not, or where it says what command to run.
+    """
+    stated = _STATEMENT.search(message)
+    offset = _OFFSET.search(message)
+    following = stated["next"] if stated else None
+    if following is None or _COMMAND in following:
+        following = next_step
+    return Finding(
+        verdict=verdict,
+        path=path,
+        offset=int(offset[1]) if offset else None,
+        expected=stated["expected"] if stated else expected,
+        found=stated["found"] if stated else message,
+        next_step=following,
+        fatal=True,
+    )

@@ -30,12 +30,16 @@ from typing import Any, Final, NoReturn, Protocol
 
 import msgpack
 
-from strandline.errors import DiskFullError, StoreFailedError, WriteOutcomeUnknownError
+from strandline.errors import (
+    DiskFullError,
+    StoreFailedError,
+    WriteOutcomeUnknownError,
+)
 from strandline.wal import format as fmt
 from strandline.wal.disk import DiskFile
 from strandline.wal.group import OPERATION_OVERHEAD, Group, Wake
 from strandline.wal.log_stats import LogStats
-from strandline.wal.runtime import Runtime
+from strandline.wal.runtime import Lock, Runtime
 from strandline.wal.segments import SEAL_BYTES, SealedSegment, Segment, Segments
 
 GATE_TIMEOUT: Final = 0.1
@@ -44,6 +48,8 @@ GATE_TIMEOUT: Final = 0.1
 OUT_OF_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 _NEVER: Final = float("inf")
 _SYNC_EVERY_BYTES: Final = 8 << 20
+_GATHER: Final = 200e-6
+"""How long a leader waits for the next of the writers that it expects to join, in seconds."""
 _FRAME_SLACK: Final = 4096
 """Bytes that a group may take beside its operations: frame header, commit marks, padding."""
 
@@ -102,6 +108,10 @@ class Log:
         self.unsynced: deque[Group] = deque()
         """Written groups that somebody waits for to be synced."""
         self.leading = False
+        self.crowd = 0
+        """How many writers the latest syncs served at a time: as many are expected again."""
+        self.gather_gate: Lock | None = None
+        """Opened when all who are expected have joined."""
         self.unfinished: tuple[int, list[Any]] | None = None
         """A commit that is being published as it joins, and its last LSN."""
         self.synced_lsn = next_lsn - 1
@@ -192,6 +202,9 @@ class Log:
         gate = self.runtime.lock()
         gate.acquire()
         group.waiters.append(gate.release)
+        if self.gather_gate is not None and len(group.waiters) + 1 >= self.crowd:
+            gathered, self.gather_gate = self.gather_gate, None
+            gathered.release()
         return gate.acquire
 
     # ---- waiting: what a writer does after it let go of the mutex
@@ -207,19 +220,38 @@ class Log:
     def wait_synced(self, group: Group, gate: Wake | None) -> None:
         """Return when `group` is on disk and published. `gate` is what `elect` gave."""
         if gate is None:
-            with self.sync_lock:
-                if not group.done:
-                    self._sync_locked()
+            self._lead(group)
         while not group.done:
             if gate is not None:
                 gate(True, GATE_TIMEOUT)  # type: ignore[call-arg]
                 if group.done:
                     break
-            with self.sync_lock:
-                if not group.done:
-                    self._sync_locked()
+            self._lead(group)
         if group.error is not None:
             raise group.error()
+
+    def _lead(self, group: Group) -> None:
+        """Sync `group` and hand leadership over."""
+        with self.sync_lock:
+            if not group.done:
+                if self.crowd > 1:
+                    self._gather()
+                self._sync_locked()
+
+    def _gather(self) -> None:
+        """Let writers that were woken a moment ago join before the next sync begins."""
+        gate = self.runtime.lock()
+        gate.acquire()
+        with self.mutex:
+            joined = len(self.group.waiters)
+            if joined + 1 >= self.crowd:
+                return
+            self.gather_gate = gate
+        while not gate.acquire(True, _GATHER):
+            before, joined = joined, len(self.group.waiters)
+            if joined == before:
+                break  # nobody else is coming
+        self.gather_gate = None
 
     def sync(self) -> None:
         """Put everything that was acknowledged before the call on disk."""
@@ -480,7 +512,9 @@ class Log:
             self._syncing_since = _NEVER
             self.settle()
             self._set_stall()
-        self.segments.close_retired()
+            self._appoint()
+        if self.segments.retired:
+            self.segments.close_retired()
         if refused is not None:
             raise refused
 
@@ -495,7 +529,7 @@ class Log:
         self.stats.synced(self.runtime.monotonic() - started)
 
     def settle(self) -> None:
-        """Publish what is synced and pass leadership on. Under the mutex."""
+        """Publish what is synced and wake whoever waited for it. Under the mutex."""
         closed, unsynced = self.closed, self.unsynced
         if self.unfinished is not None:
             self.finish_commit()
@@ -509,12 +543,9 @@ class Log:
                 group.sync = []
             group.done = True
             self.stats.grouped(group.closed_lsn - group.first_lsn + 1)
-            if unsynced[-1] is group or unsynced[1].closed_lsn > synced:
-                self._appoint()  # first, so that the next sync begins while the rest wake up
+            self.crowd = max(len(group.waiters) + 1, self.crowd - 1)
             group.wake_all()
             unsynced.popleft()
-        if not unsynced:
-            self._appoint()
 
     def finish_commit(self) -> None:
         """Publish the commit in `unfinished`, if it did join. Under the mutex."""
@@ -603,6 +634,16 @@ class Log:
         """Return the bytes of all segments that are kept."""
         return self.segments.sealed_bytes + (self.tail[1] if self.started else 0)
 
+    def unstored_bytes(self) -> int:
+        """Return the bytes of the segments that may hold something that is not in LMDB.
+
+        The active one cannot be given back, however long it is: with nothing in it that is
+        needed it does not count, or a writer could wait for room for ever.
+        """
+        if self.started and self.tail[3] <= self.stored_lsn:
+            return self.segments.sealed_bytes
+        return self.log_bytes()
+
     def note_first(self, group: Group) -> None:
         """Start the clock of a group that something joins for the first time."""
         now = self.runtime.monotonic()
@@ -630,8 +671,11 @@ class Log:
         if need or self.closed or offset + limit + _FRAME_SLACK > segment.usable:
             limit = max(limit, need)
             queued = sum(group.size + _FRAME_SLACK for group in self.closed)
-            prepared = self.segments.prepared
-            left = prepared[0].usable if prepared else segment.usable - offset
+            # What fits into either segment as a whole is sure of a place: an active segment
+            # that was made for a large frame can have more room than its successor.
+            left = segment.usable - offset
+            for prepared in tuple(self.segments.prepared)[:1]:
+                left = max(left, prepared.usable)
             limit = max(0, min(limit, left - queued - _FRAME_SLACK))
         return Group(first_lsn, limit)
 

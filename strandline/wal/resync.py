@@ -115,6 +115,8 @@ def find_remains(file: DiskFile, stamp: Stamp, offset: int) -> Remains:
     for start, data in _windows(file, offset):
         nonzero_end = max(nonzero_end, start + len(data.rstrip(b"\0")))
     for at, header in _candidates(file, frame_identity(stamp.segment_id, stamp.salt), offset):
+        if header is not None and header.epoch != stamp.epoch:
+            continue
         length = header.payload_length if header else 0
         end = at + frame_bytes(length)
         own_end = max(own_end, end if end <= size else min(size, at + FRAME_HEADER_BYTES))

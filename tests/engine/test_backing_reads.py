@@ -155,7 +155,7 @@ def test_readers_in_many_threads_never_go_back(backing: Backing) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
-    assert len(backing._views) == 1
+    assert [view for view in backing._views[:-1] if view.transactions()] == []
 
 
 # ---- snapshots
@@ -240,8 +240,8 @@ def test_when_every_reader_slot_is_taken_the_error_says_so(backing: Backing) -> 
     assert backing.watermark.lsn == 1
     snapshots.pop().close()
     assert backing.view.get(1, b"a") == b"1"
+    snapshots.pop().close()
     backing.begin_snapshot().close()
-    del snapshots
 
 
 def test_slots_of_dead_processes_are_taken_back(backing: Backing) -> None:
@@ -287,8 +287,8 @@ def test_a_full_map_grows_and_nothing_is_lost(tmp_path: Path) -> None:
     assert fill(backing, numbers, 100) == 0
     snapshot = backing.begin_snapshot()
     view = backing.view
-    assert fill(backing, numbers, 4000) == 3
-    assert backing.map_bytes == 8 << 20
+    assert fill(backing, numbers, 4000) == 4
+    assert backing.map_bytes == 16 << 20
     with pytest.raises(SnapshotExpiredError, match="take a new one"):
         snapshot.get(1, b"%08d" % 0)
     for number in (0, 99, 100, 4099):

@@ -13,14 +13,18 @@ segments. Nothing is checked: a test that wants a contradiction in the log write
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import xxhash
 
+from strandline.errors import CorruptionError
 from strandline.options import RecoveryMode
 from strandline.recovery.survey import Survey, survey
 from strandline.recovery.tail import Settlement, settle
+from strandline.wal.damage import DamageKind
 from strandline.wal.format import (
     FLAG_CLEAN,
     SEGMENT_HEADER_BYTES,
@@ -258,3 +262,47 @@ def replay(found: Survey) -> list[tuple[int, int, bytes]]:
 def lsns(frames: list[tuple[int, int, bytes]]) -> list[int]:
     """Return the LSNs of all operations in some frames."""
     return [first + i for first, count, _ in frames for i in range(count)]
+
+
+def sample(*, synced: bool = True) -> LogBuilder:
+    """Return a log of three segments, LSNs 1 to 5, 6 to 9, 10 to 13, the last one open."""
+    log = LogBuilder()
+    log.open()
+    log.data(1)
+    log.data(3)
+    log.data(1)
+    log.seal()
+    log.open()
+    log.data(2)
+    log.mark()
+    log.data(1)
+    log.data(1)
+    log.seal()
+    log.open()
+    log.data(1, synced=synced)
+    log.data(2, synced=synced)
+    log.data(1, synced=synced)
+    log.spare()
+    return log
+
+
+def at(log: LogBuilder, segment_id: int, frame: BuiltFrame, kind: DamageKind) -> str:
+    """Return a pattern for the place in an error's message."""
+    place = f"{log.path(segment_id)}: offset {frame.offset}, LSN {frame.first_lsn}: {kind.value}:"
+    return re.escape(place)
+
+
+def refused(
+    disk: LogDisk,
+    kind: type[CorruptionError],
+    match: str,
+    *,
+    watermark: int = 0,
+    mode: RecoveryMode = "tolerate-torn-tail",
+) -> None:
+    """Check that a survey raises an error, and that nothing was written for it."""
+    written = ("pwrite", "create", "rename", "unlink", "truncate", "mkdir")
+    before = sum(op.op in written for op in disk.operations)
+    with pytest.raises(kind, match=match):
+        look(disk, watermark=watermark, mode=mode)
+    assert before == sum(op.op in written for op in disk.operations)

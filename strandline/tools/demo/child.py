@@ -19,7 +19,7 @@ from strandline import FlushStats, HybridFlush, Store
 from strandline.tools.demo import messages
 from strandline.tools.demo.messages import LEVELS
 from strandline.tools.demo.source import read_lines
-from strandline.tools.demo.workload import CODECS, Operation, Position, Verb, operations
+from strandline.tools.demo.workload import CODECS, Operation, Position, operations
 
 SEGMENT_BYTES: Final = 8 << 20
 """Small segments, so that the log is seen to grow and to be given back."""
@@ -63,10 +63,10 @@ class Writer:
         self._counts = dict.fromkeys(LEVELS, 0)
         self._seconds = dict.fromkeys(LEVELS, 0.0)
         tables = {name: store.table(name, codec=codec) for name, codec in CODECS.items()}
-        self._calls: dict[tuple[str, Verb], Callable[..., Any]] = {
-            (name, verb): getattr(table, verb.value)
+        self._calls: dict[tuple[str, str], Callable[..., Any]] = {
+            (name, verb): getattr(table, verb)
             for name, table in tables.items()
-            for verb in Verb
+            for verb in ("append", "incr", "put")
         }
 
     def tell(self, message: messages.Message) -> None:
@@ -101,7 +101,7 @@ class Writer:
     def _write(self, operation: Operation) -> None:
         table, verb, key, value, level = operation
         call = self._calls[table, verb]
-        if verb is Verb.APPEND:
+        if verb == "append":
             call(value, durability=level)
         else:
             call(key, value, durability=level)

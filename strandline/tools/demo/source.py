@@ -40,7 +40,6 @@ class Flight(NamedTuple):
     origin: str
     destination: str
     air_minutes: int | None
-    miles: int
 
 
 def find_data() -> Path:
@@ -94,7 +93,7 @@ def parse(line: bytes) -> Flight:
         origin,
         destination,
         air_minutes,
-        miles,
+        _,
     ) = line.decode("ascii").split(",")
     return Flight(
         f"{year}-{month:0>2}-{day:0>2}",
@@ -108,7 +107,6 @@ def parse(line: bytes) -> Flight:
         origin,
         destination,
         _number(air_minutes),
-        int(miles),
     )
 
 

@@ -3,7 +3,7 @@
 One flight is several operations, each a commit of its own:
 
     events     append   the line itself                             BUFFERED
-    routes     incr     flights, miles, minutes in the air, delay   ASYNC
+    routes     incr     flights, minutes in the air, arrival delay  ASYNC
     hours      incr     flights and delay by carrier and hour       ASYNC
     aircraft   put      where the plane was seen last               BUFFERED, or SYNC
 
@@ -15,8 +15,7 @@ the state (a counter is not incremented by 0), so that there is only one such P.
 from __future__ import annotations
 
 from array import array
-from enum import Enum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from strandline import Durability
 from strandline.tools.demo.source import Flight, parse
@@ -38,12 +37,8 @@ SYNC_CARRIER: Final = "WN"
 """The carrier whose departures are on disk before the next flight is looked at: 12,044 of them."""
 
 
-class Verb(Enum):
-    """The three calls that are used."""
-
-    APPEND = "append"
-    INCR = "incr"
-    PUT = "put"
+Verb = Literal["append", "incr", "put"]
+"""The calls that are used, by the names of a table's methods."""
 
 
 class Operation(NamedTuple):
@@ -74,9 +69,9 @@ def operations(number: int, line: bytes) -> list[Operation]:
     """Return what the flight on line `number`, counted from 0, writes, in order."""
     flight = parse(line)
     departed = flight.departure is not None
-    stream = [Operation(EVENTS, Verb.APPEND, "", line, Durability.BUFFERED)]
+    stream = [Operation(EVENTS, "append", "", line, Durability.BUFFERED)]
     stream += [
-        Operation(table, Verb.INCR, key, delta, Durability.ASYNC)
+        Operation(table, "incr", key, delta, Durability.ASYNC)
         for table, key, delta in _counters(flight)
         if delta
     ]
@@ -85,7 +80,7 @@ def operations(number: int, line: bytes) -> list[Operation]:
         if departed and flight.carrier == SYNC_CARRIER:
             level = Durability.SYNC
         seen = _sighting(number, flight)
-        stream.append(Operation(AIRCRAFT, Verb.PUT, flight.aircraft, seen, level))
+        stream.append(Operation(AIRCRAFT, "put", flight.aircraft, seen, level))
     return stream
 
 
@@ -99,7 +94,6 @@ def _counters(flight: Flight) -> list[tuple[str, str, int | None]]:
     hour = f"{flight.carrier} {flight.departure // 100 % 24:02}h"
     return [
         (ROUTES, f"{route} flights", 1),
-        (ROUTES, f"{route} miles", flight.miles),
         (ROUTES, f"{route} air minutes", flight.air_minutes),
         (ROUTES, f"{route} arrival delay", flight.arrival_delay),
         (HOURS, f"{hour} flights", 1),
@@ -160,10 +154,10 @@ class Model:
     def _apply(self, operation: Operation) -> None:
         self.operations += 1
         self.by_level[operation.level] += 1
-        if operation.verb is Verb.INCR:
+        if operation.verb == "incr":
             table = self.counters[operation.table]
             table[operation.key] = table.get(operation.key, 0) + operation.value
-        elif operation.verb is Verb.PUT:
+        elif operation.verb == "put":
             self.aircraft[operation.key] = operation.value
 
     def between(self, first: Position, last: Position) -> list[Operation]:

@@ -1,0 +1,265 @@
+"""`Rig`: a store whose log is on a simulated disk, and whose power can be cut.
+
+    base/N/data/LOCK, IDENTITY, log/, quarantine/    on a `SimulatedDisk`
+    base/N/data/store/                               LMDB, on the real file system
+
+LMDB syncs every commit, so what a power cut leaves of it is its last commit: an image
+takes a copy of `store/` beside the crashed disk. An image is a rig of its own, under its
+own number N, because LMDB refuses to open one path twice in a process; so the old store
+may still be open, its threads stuck at a `Gate`, while its images are opened, and one
+run gives any number of images, also from within a hook.
+
+By default nothing happens behind the test's back: `HandRuntime` starts no threads, and
+its clock stands still but for what sleeps. `drain`, `housekeep` and `checkpoint` do what
+the threads would do, on the caller's thread. `threads=True` gives the real runtime.
+
+LMDB's look from a child process after an unclean end is left out: it takes longer than
+all else together, and the images are sound by construction. `probe=True` leaves it in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import random
+import struct
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+from unittest import mock
+
+import strandline
+from strandline.engine.flush_strategy import FlushStats
+from strandline.engine.store import Store
+from strandline.wal.runtime import Lock, OwnedLock, Runtime, SystemRuntime, Worker
+from tests.support.media import CrashPolicy
+from tests.support.simulated_disk import SimulatedDisk
+
+SMALL: Final[dict[str, Any]] = {
+    "segment_bytes": 64 << 10,
+    "group_bytes": 4 << 10,
+    "max_log_bytes": 64 << 20,
+    "map_bytes": 16 << 20,
+    "max_tables": 16,
+    "max_readers": 16,
+    "disk_reserve_bytes": 0,
+}
+"""Options that make opening quick: small segments, a small map."""
+
+_TXNID: Final = struct.Struct("<Q")
+_TXNID_AT: Final = 144
+_PAGE: Final = 4096
+
+
+class NeverFlush:
+    """A flush strategy that leaves the when to the test."""
+
+    def should_flush(self, stats: FlushStats) -> bool:
+        return False
+
+    def on_flush_complete(self, stats: FlushStats) -> None:
+        """Nothing changes."""
+
+
+class HandRuntime:
+    """A runtime without threads of its own, with a clock and a random source from a seed."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.now = 1000.0
+        """What the clock says, in seconds; move it by hand."""
+        self._random = random.Random(seed)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time_ns(self) -> int:
+        return int((1_700_000_000 + self.now) * 1e9)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def random_bytes(self, length: int) -> bytes:
+        return self._random.randbytes(length)
+
+    def random(self) -> float:
+        return self._random.random()
+
+    def lock(self) -> Lock:
+        return threading.Lock()
+
+    def owned_lock(self) -> OwnedLock:
+        return threading.RLock()  # type: ignore[return-value]  # as in the real runtime
+
+    def spawn(self, name: str, target: Callable[..., None], *args: Any) -> Worker:
+        return _NoThread()
+
+
+class _NoThread:
+    """Stands for a thread that has ended."""
+
+    def join(self, timeout: float | None = None) -> None:
+        """Return at once."""
+
+    def is_alive(self) -> bool:
+        return False
+
+
+class Rig:
+    """One store's directory, at one moment and from then on. Use it in a `with` block.
+
+    `options` are the defaults of every opening, of its images too.
+    """
+
+    def __init__(
+        self, base: Path, *, threads: bool = False, probe: bool = False, **options: Any
+    ) -> None:
+        self._base = base
+        self._threads = threads
+        self._probe = probe
+        self._options = {**SMALL, "flush_strategy": NeverFlush(), **options}
+        self._numbers = itertools.count()
+        self._family: list[Rig] = []
+        self._lmdb: bytes | None = None
+        self._runtime: Runtime | None = None
+        self._opened: Store | None = None
+        self.disk = SimulatedDisk()
+        """Where the log is; hooks go to `disk.faults`."""
+        self._number = next(self._numbers)
+        for parent in (*reversed(self._top.parents), self._top):
+            if self.disk.kind(str(parent)) == "absent":
+                self.disk.mkdir(str(parent))
+                self.disk.sync_directory(str(parent.parent))
+        self._settle_in()
+
+    # The store ------------------------------------------------------------------------
+
+    @property
+    def directory(self) -> str:
+        """The store's directory, on both file systems."""
+        return str(self._top / "data")
+
+    @property
+    def store(self) -> Store:
+        """The store that was opened last."""
+        assert self._opened is not None, "the rig was not opened yet"
+        return self._opened
+
+    @property
+    def clock(self) -> HandRuntime:
+        """The runtime of the open store, where no threads were asked for."""
+        assert isinstance(self._runtime, HandRuntime)
+        return self._runtime
+
+    def open(self, **options: Any) -> Store:
+        """Open the store; once more too, when it was closed."""
+        self._runtime = SystemRuntime() if self._threads else HandRuntime(self._number)
+        settings = {**self._options, "disk": self.disk, "runtime": self._runtime, **options}
+        unlooked = mock.patch("strandline.engine.probe.probe", new=_trusting)
+        with contextlib.nullcontext() if self._probe else unlooked:
+            self._opened = strandline.open(self.directory, **settings)
+        return self._opened
+
+    def drain(self) -> None:
+        """Do what the log's thread does: write what is queued."""
+        self.store.engine.log.drain()
+
+    def housekeep(self) -> bool:
+        """Do what the sync's thread does; True when nothing is left to be done."""
+        return self.store.engine.log.housekeep()
+
+    def checkpoint(self) -> bool:
+        """Do what the checkpointer's thread does; True if all went to LMDB."""
+        checkpointer = self.store.engine.checkpointer
+        done = checkpointer.run()
+        checkpointer.free_retired()
+        return done
+
+    def close(self) -> None:
+        """End the store if it is open, without a flush; what the disk refuses is let pass."""
+        if self._opened is not None:
+            self.disk.faults = None
+            self._opened.close(drain=False, timeout=0.0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the store, and those of all images."""
+        for rig in reversed(self._family):
+            rig.close()
+
+    # Images ---------------------------------------------------------------------------
+
+    def power_cut(self, policy: CrashPolicy = "none") -> Rig:
+        """Return what is there after a power cut at this moment; this rig goes on as it was.
+
+        `policy` says which of the unsynced events survive: "none", "all", the first n,
+        or a choice by a `random.Random`.
+        """
+        return self._image(lambda: self.disk.crash(policy))
+
+    def kill(self) -> Rig:
+        """Return what is there after SIGKILL: the page cache is as it was, and unsynced."""
+        return self._image(self.disk.kill)
+
+    def release(self) -> None:
+        """Close the store and forget the rig, to keep a sweep over many images small."""
+        self.close()
+        self._opened = None
+        self._family.remove(self)
+
+    def _image(self, take: Callable[[], SimulatedDisk]) -> Rig:
+        while True:
+            lmdb = self._read_lmdb()
+            disk = take()
+            if _transaction(lmdb) == _transaction(self._read_lmdb()):
+                break
+        image = object.__new__(Rig)
+        image.__dict__.update(self.__dict__)
+        image._lmdb, image.disk = lmdb, disk
+        image._runtime = image._opened = None
+        image._number = next(self._numbers)
+        disk.rename(str(self._top), str(image._top))
+        disk.sync_directory(str(self._base))
+        disk.operations.clear()
+        image._settle_in()
+        return image
+
+    @property
+    def _top(self) -> Path:
+        return self._base / str(self._number)
+
+    def _read_lmdb(self) -> bytes | None:
+        path = Path(self.directory, "store", "data.mdb")
+        return path.read_bytes() if path.exists() else None
+
+    def _settle_in(self) -> None:
+        """Make the real directory, and LMDB's as the simulated disk shows it."""
+        self._family.append(self)
+        store = Path(self.directory, "store")
+        store.parent.mkdir(parents=True)
+        if self._lmdb is not None:
+            store.mkdir(mode=0o700)
+            (store / "data.mdb").write_bytes(self._lmdb)
+            if self.disk.kind(str(store)) == "absent":
+                self.disk.mkdir(str(store))
+                self.disk.sync_directory(self.directory)
+                self.disk.operations.clear()
+
+
+def _transaction(data: bytes | None) -> int:
+    """Return the number of the last commit that a file of LMDB holds, 0 without one."""
+    if data is None:
+        return 0
+    return max(int(_TXNID.unpack_from(data, page + _TXNID_AT)[0]) for page in (0, _PAGE))
+
+
+def _trusting(path: str, values: bool, progress: object = None) -> None:
+    """Stand in for the look at LMDB from a child process."""
