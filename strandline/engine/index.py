@@ -160,8 +160,11 @@ class Index:
             change = weight(key, entry)
             entries[key] = entry
         elif old[0] < entry[0]:
-            change = weight(key, entry) - weight(key, old)
-            entries[key] = linked(entry, old, newest)
+            entry = linked(entry, old, newest)
+            change = weight(key, entry)
+            if entry[2] is not old:  # one that a snapshot still sees goes on taking its room
+                change -= weight(key, old)
+            entries[key] = entry
         else:
             if newest >= 0:
                 entries[key] = inserted(old, entry)

@@ -2,7 +2,7 @@
 
     offset  bytes  field
          0      8  digest: xxh3-64, big-endian, over everything from offset 8 on
-         8      8  LSN of the operation that wrote it, little-endian; 0 in an unlogged table
+         8      8  LSN of the operation that wrote it, little-endian; a counter in an unlogged table
         16      1  flags
         17      8  expiry, only where flag 0x01 is set (no writer of this version sets it)
         17      .  value, up to the end of the record

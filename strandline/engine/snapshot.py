@@ -11,7 +11,7 @@ from strandline.engine.reading import iterate
 from strandline.engine.snapshots import SnapshotState
 from strandline.engine.table import Table
 from strandline.engine.validation import check_count
-from strandline.errors import StoreClosedError
+from strandline.errors import InvalidRequestError, StoreClosedError
 
 if TYPE_CHECKING:
     from strandline.engine.store import Store
@@ -50,8 +50,10 @@ class TableSnapshot:
 
     def get_many(self, keys: Iterable[Any]) -> dict[Any, Any]:
         """Return the values of those keys that were present."""
-        found = ((key, self.get(key, ABSENT)) for key in keys)
-        return {key: value for key, value in found if value is not ABSENT}
+        table, state = self._table, self._state()
+        wanted = dict.fromkeys(map(table._raw_key, keys))
+        found = ((raw, state.get(table._state, raw)) for raw in wanted)
+        return {table._key(raw): table._value(value) for raw, value in found if value is not None}
 
     def scan(
         self,
@@ -94,8 +96,12 @@ class Snapshot(TableSnapshot):
         return self._state().lsn
 
     def table(self, table: Table[Any, Any] | str) -> TableSnapshot:
-        """Return the same reads for another table."""
+        """Return the same reads for another table, which must exist: a snapshot creates none."""
         if isinstance(table, str):
+            if table and table not in self._store.tables():
+                raise InvalidRequestError(
+                    f"there is no table {table!r} to read in a snapshot; db.table() creates one"
+                )
             table = self._store.table(table)
         return TableSnapshot(self._held, table)
 

@@ -67,12 +67,14 @@ class Store(Table[bytes, bytes]):
 
     def tables(self) -> list[str]:
         """Return the names of all tables but the default one, sorted."""
+        self._check()
         return sorted(
             state.name for state in tuple(self.engine.index.states.values()) if state.name
         )
 
     def drop_table(self, name: str) -> None:
         """Remove a table with all its keys, durably; a new one of that name starts empty."""
+        self._check()
         self.definitions.drop(name)
 
     # ---- several writes, one moment

@@ -15,6 +15,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from strandline.codecs import ABSENT, Codec
+from strandline.engine.layer import ENTRY_BYTES
 from strandline.engine.reading import count_entries, get_many, iterate
 from strandline.engine.scan import bounds_of
 from strandline.engine.snapshots import SnapshotState
@@ -66,7 +67,7 @@ class Table(MutableMapping[K, V], Generic[K, V]):
         self._store = store
         self._state = state
         self._writes = writes
-        self._write = writes.write
+        self._write: Any = writes.write
         self._max_value = store.engine.options.max_value_bytes
         self._level = level
         self._codec: Codec | None = None if state.codec.name == "bytes/bytes" else state.codec
@@ -154,9 +155,9 @@ class Table(MutableMapping[K, V], Generic[K, V]):
 
     def get_many(self, keys: Iterable[K]) -> dict[K, V]:
         """Return the values of those keys that are present, all as of one moment."""
-        wanted = {self._raw_key(key): key for key in keys}
+        wanted = dict.fromkeys(map(self._raw_key, keys))
         found = get_many(self._store.engine, self._state, list(wanted))
-        return {wanted[raw]: self._value(found[raw]) for raw in wanted if raw in found}
+        return {self._key(raw): self._value(found[raw]) for raw in wanted if raw in found}
 
     def put_many(
         self,
@@ -181,16 +182,28 @@ class Table(MutableMapping[K, V], Generic[K, V]):
             pairs = ((key, other[key]) for key in other.keys())  # noqa: SIM118
         else:
             pairs = other
-        chunk: list[tuple[Any, Any]] = []
+        options = self._store.engine.options
+        most = min(_CHUNK_BYTES, options.max_dirty_bytes // 4, options.max_log_bytes // 4)
+        keys: list[bytes] = []
+        values: list[bytes | None] = []
         size = 0
         for key, value in (*pairs, *kwargs.items()) if kwargs else pairs:
-            chunk.append((key, value))
-            size += 64 + (len(value) if hasattr(value, "__len__") else 0)
-            if size >= _CHUNK_BYTES:
-                self.put_many(chunk)
-                chunk, size = [], 0
-        if chunk:
-            self.put_many(chunk)
+            raw, data = self._raw_key(key), self._raw_value(value)
+            need = ENTRY_BYTES + len(raw) + len(data)
+            if keys and size + need > most:
+                self._write_chunk(keys, values)
+                keys, values, size = [], [], 0
+            keys.append(raw)
+            values.append(data)
+            size += need
+        if keys:
+            self._write_chunk(keys, values)
+
+    def _write_chunk(self, keys: list[bytes], values: list[bytes | None]) -> None:
+        if len(keys) == 1:
+            self._write(self._state, keys[0], values[0], self._level)
+        else:
+            self._writes.write_batch([(self._state, keys, values)], self._level)
 
     def clear(self) -> None:
         """Delete every key, as one operation, always on disk when this returns."""
@@ -292,7 +305,9 @@ class Table(MutableMapping[K, V], Generic[K, V]):
     def _find_last_key(self) -> None:
         """Let an unlogged table go on above the greatest key that it holds."""
         last: Any = next(iter(self.scan(reverse=True, limit=1)), (0,))[0]
-        number = int.from_bytes(last[:8], "big") if isinstance(last, bytes) else last
+        number = last
+        if isinstance(last, bytes):
+            number = int.from_bytes(last[:8].ljust(8, b"\0"), "big")
         with self._store.engine.log.mutex:
             if self._state.append_at is None:
                 self._state.append_at = max(0, number)
@@ -419,6 +434,11 @@ _second = itemgetter(1)
 
 
 def _eight_bytes(number: int) -> bytes:
+    if number >= 1 << 64:
+        raise InvalidRequestError(
+            "append: the greatest key of the table leaves no room above it in 8 bytes; "
+            "give keys of your own with put, or append to another table"
+        )
     return number.to_bytes(8, "big")
 
 

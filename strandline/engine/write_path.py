@@ -117,8 +117,11 @@ class WritePath:
             if old is None:
                 index.active_bytes += need + _ENTRY_COST
             else:
-                index.active_bytes += len(value or b"") - len(old[1] or b"")
                 entry = linked(entry, old, index.newest_snapshot)  # type: ignore[assignment]
+                if entry[2] is old:
+                    index.active_bytes += need + _ENTRY_COST
+                else:
+                    index.active_bytes += len(value or b"") - len(old[1] or b"")
             items += (tag, key, value)
             entries[key] = entry
             if index.active_bytes > self._engine.flush_mark:
@@ -224,13 +227,14 @@ class WritePath:
 
     def _check_batch(self, count: int, need: int) -> None:
         options = self._engine.options
-        for name, budget in (
-            ("max_dirty_bytes", options.max_dirty_bytes),
-            ("max_log_bytes", options.max_log_bytes),
+        for name, budget, size in (
+            ("max_dirty_bytes", options.max_dirty_bytes, need + count * _ENTRY_COST),
+            ("max_log_bytes", options.max_log_bytes, need),
         ):
-            if need > budget // 2:
+            if size > budget // 2:
+                where = "in memory" if name == "max_dirty_bytes" else "in the log"
                 raise BatchTooLargeError(
-                    f"a batch of {count:,} operations takes {need:,} bytes in the log, more than "
+                    f"a batch of {count:,} operations takes {size:,} bytes {where}, more than "
                     f"half of {name} ({budget:,}). Split it, or raise {name}; nothing was logged"
                 )
         if count > options.lsn_block // 4:

@@ -30,6 +30,7 @@ from strandline.errors import (
     DiskFullError,
     ForeignStoreError,
     InvalidRequestError,
+    InvalidTypeError,
     LogCorruptionError,
     StoreCorruptionError,
 )
@@ -82,7 +83,7 @@ def open_store(path: str | os.PathLike[str], **options: Any) -> Store:
         DiskFullError: no room to open it.
     """
     settings = make_options(options)
-    directory = os.path.abspath(os.fspath(path))
+    directory = _absolute(path)
     opening = _Opening(directory, settings)
     try:
         return opening.run()
@@ -265,6 +266,21 @@ class _Opening:
         return replay, self._runtime.monotonic() - started
 
 
+def _absolute(path: Any) -> str:
+    """Return a store's path made absolute; refuse what names no place."""
+    name = os.fspath(path) if isinstance(path, str | os.PathLike) else path
+    if not isinstance(name, str):
+        raise InvalidTypeError(
+            f"path: expected str or a path object, found {type(path).__name__}; "
+            "os.fsdecode() turns bytes into str"
+        )
+    if not name or "\0" in name:
+        raise InvalidRequestError(
+            f"path: expected the name of a directory, found {name!r}; give another path"
+        )
+    return os.path.abspath(name)
+
+
 def _look_at(disk: Disk, directory: str) -> None:
     """Make the directory, or refuse what is not a store, before anything is put there."""
     kind = disk.kind(directory)
@@ -273,8 +289,10 @@ def _look_at(disk: Disk, directory: str) -> None:
         disk.sync_directory(os.path.dirname(directory))
         return
     if kind != "directory":
+        found = "a file" if kind == "file" else "a link or a special file"
         raise ForeignStoreError(
-            f"{directory}: expected a store's directory or nothing, found a {kind}. Give another path"
+            f"{directory}: expected a store's directory or nothing, found {found}. "
+            "Give another path"
         )
     names = set(disk.listdir(directory))
     if IDENTITY_NAME not in names and names - _OURS:

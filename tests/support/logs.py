@@ -46,7 +46,7 @@ UUID = bytes(range(16))
 DATA = "/data"
 LOG = f"{DATA}/log"
 QUARANTINE = f"{DATA}/quarantine"
-ALLOCATED = SEGMENT_HEADER_BYTES + 2048
+ALLOCATED = SEGMENT_HEADER_BYTES + 1024
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 import typer
 
 from strandline.codecs import Codec
-from strandline.errors import InvalidRequestError, StoreCorruptionError
+from strandline.errors import StoreCorruptionError
 from strandline.tools.cli.plain import (
     PlainError,
     decode_base64,
@@ -130,8 +130,3 @@ class Writing:
 
     def _digits(self, data: bytes) -> str:
         return data.hex() if self._form is Form.HEX else base64.b64encode(data).decode()
-
-
-def check_request(error: InvalidRequestError) -> typer.BadParameter:
-    """Return the usage error for what the store refused."""
-    return typer.BadParameter(str(error))

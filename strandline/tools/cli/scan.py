@@ -85,8 +85,9 @@ def _show(found: Any, writing: Writing, *, keys: bool, full: bool) -> None:
     for key, value in found:
         line = Text(writing.show_key(key), style="bold")
         if not keys:
-            line.append("  ")
-            line.append(writing.show_value(value), style="not bold")
+            shown = writing.show_value(value)
+            # What cannot be on the line anyway need not be measured.
+            line.append("  " + (shown if full else shown[: width + 1]), style="not bold")
         if not full:
             line.truncate(width, overflow="ellipsis")
         console.print(line)

@@ -1,0 +1,187 @@
+"""The figures as tables of text, the same for the terminal and for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from strandline import Durability
+from strandline.tools.demo.messages import LEVELS, Sample
+from strandline.tools.demo.run import Outcome
+from strandline.tools.demo.watch import Watched
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A table. The first column is text, the others are figures."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+
+def sheets(outcome: Outcome) -> list[Sheet]:
+    """Return all tables that the outcome has something to say in."""
+    made = [_crashes(outcome), _levels(outcome), _runs(outcome)]
+    if outcome.final:
+        made += [_spared(outcome), _disk(outcome), _busiest(outcome)]
+    return made
+
+
+def rates(samples: list[Sample]) -> dict[Durability, tuple[int, float]]:
+    """Return operations and seconds within calls by level, over the last samples of some runs."""
+    return {
+        level: (
+            sum(sample.counts[at] for sample in samples),
+            sum(sample.seconds[at] for sample in samples),
+        )
+        for at, level in enumerate(LEVELS)
+    }
+
+
+def _crashes(outcome: Outcome) -> Sheet:
+    crashes = outcome.crashes
+
+    def row(name: str, figures: list[str]) -> list[str]:
+        return [name, *figures]
+
+    torn = [crash.report.torn_tail for crash in crashes]
+    return Sheet(
+        "Crashes",
+        ["SIGKILL", *(f"at {crash.at - outcome.began:.1f} s" for crash in crashes)],
+        [
+            row("operations acknowledged", [f"{c.verdict.acknowledged:,}" for c in crashes]),
+            row("operations recovered", [f"{c.verdict.recovered:,}" for c in crashes]),
+            row(
+                "SYNC or BUFFERED, acknowledged and lost",
+                [
+                    str(sum(n for level, n in c.verdict.lost.items() if level in _KEPT))
+                    for c in crashes
+                ],
+            ),
+            row(
+                "ASYNC, acknowledged and lost",
+                [str(c.verdict.lost.get(Durability.ASYNC, 0)) for c in crashes],
+            ),
+            row("there, acknowledgement unheard", [str(c.verdict.unheard) for c in crashes]),
+            row("reopened in", [f"{c.open_seconds * 1e3:.0f} ms" for c in crashes]),
+            row("log scanned", [_bytes(c.report.bytes_scanned) for c in crashes]),
+            row("operations replayed", [f"{c.report.operations_replayed:,}" for c in crashes]),
+            row("torn tail", [_bytes(t.dropped_bytes) if t else "none" for t in torn]),
+        ],
+        "An ASYNC write is acknowledged before it is in the log: the last 10 ms may be lost.",
+    )
+
+
+_KEPT = (Durability.SYNC, Durability.BUFFERED)
+
+
+def _levels(outcome: Outcome) -> Sheet:
+    samples = [run.samples[-1] for run in outcome.runs if run.samples]
+    return Sheet(
+        "Writes by level",
+        ["level", "operations", "per second", "mean"],
+        [
+            [level.name, f"{count:,}", f"{count / seconds:,.0f}", f"{seconds / count * 1e6:,.1f} µs"]
+            for level, (count, seconds) in rates(samples).items()
+            if count
+        ],
+        "One thread, time within the calls alone. A BUFFERED or SYNC call also writes the ASYNC "
+        "operations queued before it. With one writer no two SYNC writes share an fdatasync.",
+    )
+
+
+def _runs(outcome: Outcome) -> Sheet:
+    runs = [run for run in outcome.runs if run.samples and run.started]
+
+    def row(name: str, figure: Callable[[Sample], str]) -> list[str]:
+        return [name, *(figure(run.samples[-1]) for run in runs)]
+
+    return Sheet(
+        "Runs of the writing process",
+        ["", *(f"run {number}" for number in range(1, len(runs) + 1))],
+        [
+            ["ended by", *("SIGKILL" if run.killed_at else "close" for run in runs)],
+            ["seconds", *(f"{_seconds(run):.1f}" for run in runs)],
+            row("operations", lambda s: f"{s.operations:,}"),
+            [
+                "per second",
+                *(f"{run.samples[-1].operations / _seconds(run):,.0f}" for run in runs),
+            ],
+            row("fdatasync calls", lambda s: f"{s.fsyncs:,}"),
+            row("fdatasync, median", lambda s: f"{s.fsync_p50 * 1e6:,.0f} µs"),
+            row("fdatasync, 99 %", lambda s: f"{s.fsync_p99 * 1e6:,.0f} µs"),
+            row("group size, mean", lambda s: f"{s.group_mean:.1f}"),
+            row("group size, median", lambda s: f"{s.group_p50:.0f}"),
+            row("group size, 99 %", lambda s: f"{s.group_p99:.0f}"),
+            row("group size, largest", lambda s: f"{s.group_maximum:,.0f}"),
+            row("checkpoints", lambda s: str(s.checkpoints)),
+            row("checkpoint, mean", lambda s: f"{s.checkpoint_mean * 1e3:.0f} ms"),
+        ],
+        "A group is the operations of one frame of the log.",
+    )
+
+
+def _seconds(run: Watched) -> float:
+    """Return how long a run wrote, by its own clock."""
+    assert run.started is not None
+    return max(run.samples[-1].at - run.started.at, 1e-9)
+
+
+def _spared(outcome: Outcome) -> Sheet:
+    written, stored = outcome.operations, outcome.stored
+    return Sheet(
+        "Coalescing",
+        ["", "entries"],
+        [
+            ["operations written", f"{written:,}"],
+            ["entries that LMDB was given", f"{stored:,}"],
+            ["writes that LMDB was spared", f"{written - stored:,}"],
+            ["share spared", f"{(written - stored) / written:.1%}"],
+            ["operations for one entry", f"{written / stored:.1f}" if stored else "-"],
+        ],
+        "Writes to one key between two checkpoints reach LMDB as one entry. "
+        "The log table is never coalesced: each of its keys is new.",
+    )
+
+
+def _disk(outcome: Outcome) -> Sheet:
+    names = {"store": "LMDB", "log": "log segments", "reserve": "reserve for a full disk"}
+    known = {names[part]: size for part, size in outcome.disk.items() if part in names}
+    other = sum(outcome.disk.values()) - sum(known.values())
+    return Sheet(
+        "Disk use after the close",
+        ["", "on disk"],
+        [
+            *([name, _bytes(size)] for name, size in sorted(known.items())),
+            ["everything else", _bytes(other)],
+            ["together", _bytes(sum(outcome.disk.values()))],
+        ],
+    )
+
+
+def _busiest(outcome: Outcome) -> Sheet:
+    return Sheet(
+        f"The {len(outcome.busiest)} busiest routes",
+        ["route", "flights", "cancelled", "in the air", "late by"],
+        [
+            [
+                route.name,
+                f"{route.flights:,}",
+                f"{route.cancelled:,}",
+                f"{route.air_minutes:.0f} min",
+                f"{route.arrival_delay:+.1f} min",
+            ]
+            for route in outcome.busiest
+        ],
+        "From the store's own counters. Times are means over the flights that departed.",
+    )
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"

@@ -1,0 +1,1 @@
+"""The interleavings that lose data in engines like this one, each with the guard against it."""

@@ -1,0 +1,149 @@
+"""Writes that are weaker than SYNC, checkpointed before the log that holds them is on disk.
+
+If LMDB had them and a power cut then took the log's tail, the watermark would lie beyond
+the log's head: LSNs would be issued twice, and a hole could open below the watermark.
+So the log is fdatasynced through a generation's last LSN before LMDB's commit begins.
+"""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from strandline import Durability, StoreFailedError, WriteOutcomeUnknownError
+from strandline.engine.stats import HealthState
+from tests.support.calls import Call
+from tests.support.faults import Gate, fail
+from tests.support.history import History
+from tests.support.rig import Rig
+
+WEAKER = [Durability.BUFFERED, Durability.ASYNC]
+
+
+def write(rig: Rig, history: History, first: int, last: int, level: Durability) -> None:
+    """Put the keys `first` to `last`, each by itself; their LSNs are the same numbers."""
+    for number in range(first, last + 1):
+        key, value = b"k%03d" % (number % 50), b"%d" % number
+        history.note({("", key): value})
+        assert number == rig.store.put(key, value, durability=level)
+    if level is Durability.SYNC:
+        history.acknowledged = last
+
+
+@pytest.mark.parametrize("level", WEAKER)
+def test_log_is_on_disk_before_the_commit(tmp_path: Path, level: Durability) -> None:
+    """SYNC 1-80, weaker 81-100, a checkpoint, a power cut: the log reaches the watermark.
+
+    Guard: `log.sync_through(lsn)` in `Checkpointer._pass`.
+    """
+    history = History()
+    with Rig(tmp_path) as rig:
+        rig.open()
+        write(rig, history, 1, 80, Durability.SYNC)
+        write(rig, history, 81, 100, level)
+        assert rig.checkpoint()
+        image = rig.power_cut("none")
+        db = image.open()
+        assert 100 == db.engine.backing.watermark.lsn
+        assert 100 == history.check(db, at_least=100)
+        lsn = db.put(b"next", b"1")
+        assert lsn is not None and lsn > 100
+
+
+@pytest.mark.parametrize("level", WEAKER)
+def test_commit_does_not_begin_before_the_sync_is_over(tmp_path: Path, level: Durability) -> None:
+    """While the log's fdatasync is on its way LMDB has nothing of the generation.
+
+    Guard: `log.sync_through(lsn)` comes before `backing.checkpoint()` in
+    `Checkpointer._pass`, and does not return early.
+    """
+    history = History()
+    with Rig(tmp_path) as rig:
+        db = rig.open()
+        write(rig, history, 1, 80, Durability.SYNC)
+        write(rig, history, 81, 100, level)
+        gate = rig.disk.faults = Gate("fdatasync", path=".wal")
+        checkpoint = Call(rig.checkpoint)
+        assert gate.reached.wait(30)
+        assert 0 == db.engine.backing.watermark.lsn
+        during = rig.power_cut("none")
+        gate.opened.set()
+        assert checkpoint.answer()
+        assert 100 == db.engine.backing.watermark.lsn
+        assert 80 == history.check(during.open())
+        assert 100 == history.check(rig.power_cut("none").open(), at_least=100)
+
+
+def test_no_commit_after_a_failed_sync(tmp_path: Path) -> None:
+    """The fdatasync that a checkpoint asks for fails: it commits nothing, then or later.
+
+    Guard: `Log._fdatasync` raises, and `Log.sync_through` raises ever after.
+    """
+    history = History()
+    with Rig(tmp_path) as rig:
+        db = rig.open()
+        write(rig, history, 1, 80, Durability.SYNC)
+        write(rig, history, 81, 100, Durability.BUFFERED)
+        rig.disk.faults = fail("fdatasync", OSError(errno.EIO, "lost"), path=".wal")
+        for _ in range(2):
+            assert not rig.checkpoint()
+            assert 0 == db.engine.backing.watermark.lsn
+        assert HealthState.FAILED is db.health().state
+        assert 80 == history.check(rig.power_cut("none").open())
+
+
+def test_no_commit_in_failed_though_all_is_on_disk(tmp_path: Path) -> None:
+    """A failed log commits nothing more, not even what was synced before the failure.
+
+    Guard: `Log.sync_through` looks at `failure` first.
+    """
+    history = History()
+    with Rig(tmp_path) as rig:
+        db = rig.open()
+        write(rig, history, 1, 80, Durability.SYNC)
+        rig.disk.faults = fail("pwrite", OSError(errno.EIO, "broken"), path=".wal")
+        with pytest.raises((WriteOutcomeUnknownError, StoreFailedError)):
+            rig.housekeep()  # the idle log's sync mark
+        assert HealthState.FAILED is db.health().state
+        assert not rig.checkpoint()
+        assert 0 == db.engine.backing.watermark.lsn
+
+
+@pytest.mark.parametrize("policy", ["none", "all"])
+def test_replay_commits_only_what_is_on_disk(tmp_path: Path, policy: str) -> None:
+    """A killed process's log is in the page cache; its replay is too large for memory.
+
+    Recovery commits to LMDB in the middle of it. A power cut at any of its operations
+    leaves a log that reaches the watermark, and a prefix with all SYNC writes in it.
+
+    Guard: `settle`, which writes the log's end anew and syncs it, comes before the replay
+    in `recovery.opening`, and `rewrite` syncs what it writes.
+    """
+    history = History()
+    with Rig(tmp_path) as rig:
+        rig.open()
+        write(rig, history, 1, 40, Durability.SYNC)
+        for number in range(41, 141):
+            key = b"big%03d" % number
+            history.note({("", key): b"x" * 400})
+            rig.store.put(key, b"x" * 400, durability=Durability.BUFFERED)
+        killed = rig.kill()
+        images: list[Rig] = []
+
+        def cut(op: str, path: str) -> None:
+            images.append(killed.power_cut("none" if policy == "none" else "all"))
+
+        killed.disk.faults = cut
+        db = killed.open(max_dirty_bytes=64 << 10)
+        killed.disk.faults = None
+        assert 0 < db.engine.backing.watermark.lsn < 140
+        assert 140 == history.check(db)
+        watermarks = set()
+        for image in images:
+            db = image.open()
+            watermarks.add(db.engine.replayed_lsn)
+            history.check(db)
+            image.release()
+        assert 1 < len(watermarks)
