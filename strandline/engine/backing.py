@@ -135,7 +135,7 @@ class Backing:
             # Sound only if no page beyond the end is in use. Then make the pages be there,
             # so that no later read can meet the end of the file.
             probe.probe(path, values=False)
-            os.truncate(seen.path, seen.stated_bytes)
+            data_file.extend(seen.path, seen.stated_bytes)
         return cls(path, options)
 
     @property
@@ -354,7 +354,9 @@ class Backing:
         self._metadata = metadata
         self._databases = databases
         env = self._live()
-        view = ReadView(self, env.info()["last_txnid"], databases, self._origin)
+        info = env.info()
+        data_file.extend(self._data_path, (info["last_pgno"] + 1) * self._page_bytes)
+        view = ReadView(self, info["last_txnid"], databases, self._origin)
         try:
             view.adopt(env.begin())
         except lmdb.Error:

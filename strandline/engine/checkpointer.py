@@ -25,7 +25,7 @@ from strandline.engine.catalog import TableRow, Watermark
 from strandline.engine.flush_strategy import FlushStats
 from strandline.engine.layer import Layer
 from strandline.engine.pressure import FLUSH_AT
-from strandline.errors import DiskFullError
+from strandline.errors import DiskFullError, StoreFailedError
 from strandline.wal.log_stats import Samples
 from strandline.wal.runtime import Worker
 
@@ -231,6 +231,12 @@ class Checkpointer:
                         txn.drop_table(definition)
                 txn.use_table_ids(highest)
                 stored = sum([self._write(txn, table_id, layer) for table_id, layer in work])
+                if log.failure is not None:
+                    raise StoreFailedError(
+                        f"{engine.path}: the log failed while a checkpoint was written "
+                        f"({log.failure}); nothing of it was committed. Close the store and open "
+                        "it anew"
+                    )
                 txn.commit(Watermark(log.uuid, log.epoch, lsn))
         except BaseException:
             engine.return_definitions(definitions)

@@ -13,9 +13,9 @@
 
 LMDB maps the file and trusts it: a page that should be there and lies beyond its end is
 a SIGBUS, which no program survives. So the length is compared with the last page before
-LMDB sees the file. It may lie a few pages short in a sound file (pages that were
-allocated and freed within one transaction are never written), which is why a short file
-is a reason to look closer and not yet a finding.
+LMDB sees the file. A sound file can be a few pages short (pages that were allocated and
+freed within one transaction are never written), so a short file is a reason to look
+closer and not yet a finding.
 """
 
 from __future__ import annotations
@@ -130,6 +130,17 @@ def _meta(path: str, index: int, offset: int, data: bytes) -> tuple[int, int, in
         )
     databases, last_page, transaction_id = _TAIL.unpack_from(data)
     return page_bytes, databases, last_page, transaction_id
+
+
+def extend(path: str, length: int) -> None:
+    """Make the file at least `length` bytes long, so that no page in use can lie beyond it."""
+    try:
+        if os.stat(path).st_size < length:
+            os.truncate(path, length)
+    except OSError:
+        # The pages that are not there are free ones: nothing is lost, and the next look at
+        # the file finds it short again.
+        pass
 
 
 def reserve(path: str, offset: int, room: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import (
+    Callable,
     ItemsView,
     Iterable,
     Iterator,
@@ -67,7 +68,7 @@ class Table(MutableMapping[K, V], Generic[K, V]):
         self._store = store
         self._state = state
         self._writes = writes
-        self._write: Any = writes.write
+        self._write: Callable[[TableState, Any, Any, Durability], int | None] = writes.write
         self._max_value = store.engine.options.max_value_bytes
         self._level = level
         self._codec: Codec | None = None if state.codec.name == "bytes/bytes" else state.codec
@@ -127,7 +128,9 @@ class Table(MutableMapping[K, V], Generic[K, V]):
             DiskFullError, BackpressureError: no room; nothing was logged.
             WriteOutcomeUnknownError: a sync failed; reopen to see.
         """
-        level = self._level if durability is None else check_level(durability)
+        level = self._level if durability is None else durability
+        if type(level) is not Durability:
+            check_level(level)
         if (
             type(key) is bytes
             and type(value) is bytes

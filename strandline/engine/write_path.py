@@ -17,7 +17,7 @@ from itertools import repeat
 from typing import Any, Final, NoReturn
 
 from strandline.engine.engine import Engine
-from strandline.engine.layer import ENTRY_BYTES, Entries, linked
+from strandline.engine.layer import ENTRY_BYTES, Entries, Entry, linked
 from strandline.engine.table_state import Queued, TableState
 from strandline.errors import BatchTooLargeError, InvalidRequestError
 from strandline.options import Durability
@@ -80,15 +80,51 @@ class WritePath:
                     return None
                 group = log.group
                 if group.size + need <= group.limit:
+                    if level is ASYNC:
+                        return self._join_weak(state, key, value, group, need)
                     lsn = self._join(state, key, value, level, group, need)
                     gate = log.elect(group) if level is SYNC else None
                     break
             log.make_room(need)
         if level is SYNC:
             log.wait_synced(group, gate)
-        elif level is BUFFERED:
+        else:
             log.wait_written(group, lsn)
         return lsn
+
+    def _join_weak(
+        self, state: TableState, key: bytes, value: bytes | None, group: Group, need: int
+    ) -> int:
+        """Put one ASYNC operation into the open group and make it visible. Under the mutex."""
+        items, entries, index = group.items, state.entries, self._index
+        count = len(items)
+        if count == 1:
+            self._first(group)
+        lsn = group.first_lsn + count // 3
+        entry: Entry = (lsn, value, None)
+        old = entries.get(key)
+        if old is None:
+            index.active_bytes += need + _ENTRY_COST
+        else:
+            index.active_bytes += len(value or b"") - len(old[1] or b"")
+            if index.newest_snapshot >= 0:
+                entry = linked(entry, old, index.newest_snapshot)
+        group.size += need
+        items += (state.delete_tag if value is None else state.put_tag, key, value)
+        entries[key] = entry
+        if index.active_bytes > self._engine.flush_mark:
+            self._engine.crossed()
+        return lsn
+
+    def _first(self, group: Group) -> None:
+        """Start the clocks when something joins an empty group, and wake who has to see to it."""
+        log = self._log
+        log.note_first(group)
+        if self._engine.dirty_since is None:
+            self._engine.note_dirty()
+        if not log.draining:
+            log.wake_drainer()
+            log.draining = True
 
     def _join(
         self,
@@ -100,36 +136,15 @@ class WritePath:
         need: int,
     ) -> int:
         """Put one operation into the open group. Under the mutex; there is room."""
+        if level is ASYNC:
+            return self._join_weak(state, key, value, group, need)
         items = group.items
         count = len(items)
         if count == 1:
-            self._log.note_first(group)
-            if self._engine.dirty_since is None:
-                self._engine.note_dirty()
+            self._first(group)
         lsn = group.first_lsn + count // 3
         tag = state.delete_tag if value is None else state.put_tag
         group.size += need
-        if level is ASYNC:
-            index = self._index
-            entries = state.entries
-            old = entries.get(key)
-            entry = (lsn, value, None)
-            if old is None:
-                index.active_bytes += need + _ENTRY_COST
-            else:
-                entry = linked(entry, old, index.newest_snapshot)  # type: ignore[assignment]
-                if entry[2] is old:
-                    index.active_bytes += need + _ENTRY_COST
-                else:
-                    index.active_bytes += len(value or b"") - len(old[1] or b"")
-            items += (tag, key, value)
-            entries[key] = entry
-            if index.active_bytes > self._engine.flush_mark:
-                self._engine.crossed()
-            if not self._log.draining:
-                self._log.wake_drainer()
-                self._log.draining = True
-            return lsn
         queue = group.sync if level is SYNC else group.buffered
         queued = Queued(lsn, value, group, level)
         items += (tag, key, value)
@@ -253,9 +268,7 @@ class WritePath:
     ) -> int:
         items = group.items
         if len(items) == 1:
-            self._log.note_first(group)
-            if self._engine.dirty_since is None:
-                self._engine.note_dirty()
+            self._first(group)
         index = len(items) // 3
         first = group.first_lsn + index
         last = first + count - 1
@@ -289,9 +302,6 @@ class WritePath:
         if level is ASYNC:
             self._log.unfinished = (last, [commit])
             self._log.finish_commit()
-            if not self._log.draining:
-                self._log.wake_drainer()
-                self._log.draining = True
             return last
         queue.append(commit)
         at = 0

@@ -47,9 +47,8 @@ def extent(scan: SegmentScan, offset: int, *, full: bool) -> int:
     end = max(offset, scan.end if scan.runs else 0)
     if scan.remains is None:
         return end
-    end = max(end, scan.remains.own_end)
-    nonzero = scan.remains.nonzero_end
-    return max(end, nonzero if full else min(nonzero, offset + STALE_TAIL_BYTES))
+    own, nonzero = max(end, scan.remains.own_end), scan.remains.nonzero_end
+    return nonzero if full else min(nonzero, max(own, offset + STALE_TAIL_BYTES))
 
 
 def plan_asides(verdict: Verdict, mode: RecoveryMode) -> list[Aside]:

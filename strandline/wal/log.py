@@ -264,8 +264,9 @@ class Log:
             self._append_pending()
 
     def sync_through(self, lsn: int) -> None:
-        """Return when everything up to `lsn` is on disk and published."""
+        """Return when everything up to `lsn` is on disk and published; raises in FAILED."""
         with self.sync_lock:
+            self._check()
             if self.synced_lsn < lsn or self.unsynced or self.closed:
                 self._sync_locked()
 

@@ -28,6 +28,10 @@ class Call:
         """Whether it has come back."""
         return not self._thread.is_alive()
 
+    def wait(self, seconds: float) -> None:
+        """Give it some time."""
+        self._thread.join(seconds)
+
     def answer(self) -> Any:
         """Wait for it; a call that hangs fails the test."""
         self._thread.join(30)

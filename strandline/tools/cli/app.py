@@ -80,7 +80,7 @@ def _load(verb: str, module_name: str) -> Any:
     module = importlib.import_module(module_name)
     alone = typer.Typer(add_completion=False)
     examples: Sequence[str] = getattr(module, "EXAMPLES", ())
-    epilog = "\n\n".join(["Examples:", *(f"  {each}" for each in examples)]) if examples else None
+    epilog = "\n\n".join(["Examples:", *examples]) if examples else None
     alone.command(verb, epilog=epilog)(getattr(module, verb))
     command = typer.main.get_command(alone)
     command.name = verb
@@ -111,7 +111,7 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _main(
-    version: Annotated[  # noqa: ARG001 - the callback does it
+    version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say which.")
     ] = False,
 ) -> None:

@@ -24,6 +24,7 @@ Keys = Annotated[list[str], typer.Argument(metavar="KEY...", help="The keys to d
 def delete(
     store: StorePath,
     keys: Keys,
+    *,
     table: TableName = "",
     as_hex: Hex = False,
     as_base64: Base64 = False,

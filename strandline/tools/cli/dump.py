@@ -28,7 +28,7 @@ OneTable = Annotated[
 ]
 
 
-def dump(store: StorePath, table: OneTable = None) -> None:
+def dump(store: StorePath, *, table: OneTable = None) -> None:
     """Print the whole store, or one table, as lines of JSON.
 
     As of one moment, and exact: what is not text is base64. `strandline load --format

@@ -81,10 +81,14 @@ def read_dump(source: Source) -> Iterator[DumpTable | DumpEntry]:
                     _read_end(source, stated, entries, next(lines, None))
                     return
                 case _:
-                    raise source.error("expected a table, an entry or the end, found something else")
+                    raise source.error(
+                        "expected a table, an entry or the end, found something else"
+                    )
         except (PlainError, InvalidRequestError) as error:
             raise source.error(str(error), line) from error
-    raise source.error("expected the dump to go on to its last line, found its end: it is cut short")
+    raise source.error(
+        "expected the dump to go on to its last line, found its end: it is cut short"
+    )
 
 
 def _read_head(source: Source, first: tuple[int, str] | None) -> None:
@@ -103,9 +107,7 @@ def _read_head(source: Source, first: tuple[int, str] | None) -> None:
     raise source.error("expected the first line of a dump, found something else; see --format")
 
 
-def _read_end(
-    source: Source, stated: int, entries: int, following: tuple[int, str] | None
-) -> None:
+def _read_end(source: Source, stated: int, entries: int, following: tuple[int, str] | None) -> None:
     if stated != entries:
         raise source.error(
             f"expected {stated} entries, as the last line says, found {entries}: lines are missing "

@@ -97,7 +97,9 @@ class Writing:
     def raw_value(self, value: Any) -> bytes:
         """Return a value as a pipe gets it: the stored bytes, or the digits of another form."""
         data = self._codec.encode_value(value)
-        return data if self._form is Form.TEXT and self._is_text() else self.show_value(value).encode()
+        return (
+            data if self._form is Form.TEXT and self._is_text() else self.show_value(value).encode()
+        )
 
     def show_key(self, key: Any) -> str:
         """Return a key as printable text."""

@@ -26,6 +26,7 @@ EXAMPLES: Final = (
 def get(
     store: StorePath,
     key: KeyText,
+    *,
     table: TableName = "",
     as_hex: Hex = False,
     as_base64: Base64 = False,
@@ -46,9 +47,7 @@ def get(
         fail(f"{store}: there is no key {writing.show_key(wanted)}")
         raise typer.Exit(ABSENT_STATUS)
     if as_json:
-        write_line(
-            to_json({"key": writing.plain_key(wanted), "value": writing.plain_value(value)})
-        )
+        write_line(to_json({"key": writing.plain_key(wanted), "value": writing.plain_value(value)}))
     elif out_is_terminal():
         write_line(writing.show_value(value))
     else:

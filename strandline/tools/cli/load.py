@@ -33,6 +33,7 @@ EXAMPLES: Final = (
 
 INTERRUPTED_STATUS: Final = 130
 
+_CHUNK_RECORDS: Final = 1000
 _CHUNK_BYTES: Final = 4 << 20
 _RECORD_BYTES: Final = 64
 
@@ -75,21 +76,18 @@ FormatName = Annotated[
 Delimiter = Annotated[
     str | None, typer.Option("--delimiter", metavar="CHAR", help="Between the fields of CSV.")
 ]
-Chunk = Annotated[
-    int, typer.Option("--chunk", min=1, max=1_000_000, help="Records in one atomic write.")
-]
 
 
 def load(
     store: StorePath,
     file: InputFile,
+    *,
     key: KeyFields = None,
     value: ValueField = None,
     separator: Separator = ":",
     table: TableName = "",
     format_name: FormatName = None,
     delimiter: Delimiter = None,
-    chunk: Chunk = 1000,
     durability: Level = Durability.SYNC,
     create: Create = False,
     codec: CodecName = None,
@@ -97,7 +95,7 @@ def load(
 ) -> None:
     """Load records from CSV with a header, from lines of JSON objects, or from a dump.
 
-    They are written in chunks, each of which is there whole or not at all. A record that
+    They are written in chunks of 1000, each of which is there whole or not at all. A record that
     is not as it should be ends the load: what was written before stays, and loading the
     file again writes it once more with the same result.
     """
@@ -109,7 +107,7 @@ def load(
         raise typer.BadParameter("expected --key, the field that is the key, found none")
     started = time.monotonic()
     with open_source(file) as source, opened(store, create=create) as db:
-        job = _Load(db, source, durability, chunk)
+        job = _Load(db, source, durability)
         with progress_bar(f"loading {source.name}", "records") as advance:
             job.advance = advance
             if kind is Format.DUMP:
@@ -138,8 +136,8 @@ def _format_of(file: Path) -> Format:
     found = _SUFFIXES.get(suffixes[-1]) if suffixes and file != STDIN else None
     if found is None:
         raise typer.BadParameter(
-            f"expected a name that ends in {', '.join(_SUFFIXES)}, found {str(file)!r}; say what it "
-            "holds with --format"
+            f"expected a name that ends in {', '.join(_SUFFIXES)}, found {str(file)!r}; say what "
+            "it holds with --format"
         )
     return found
 
@@ -158,9 +156,7 @@ Item = tuple[_Target, int, Any, Any]
 """Where to, from which line, key and value."""
 
 
-def _picked(
-    target: _Target, picker: Picker, kind: Format, delimiter: str | None
-) -> Iterator[Item]:
+def _picked(target: _Target, picker: Picker, kind: Format, delimiter: str | None) -> Iterator[Item]:
     if kind is Format.JSONL:
         records = json_records(picker.source)
     else:
@@ -192,7 +188,6 @@ class _Load:
     db: Store
     source: Source
     durability: Durability
-    chunk: int
     advance: Advance = field(default=lambda _things, _done, _total: None)
     records: int = 0
     """Records that were written."""
@@ -215,7 +210,7 @@ class _Load:
             for item in items:
                 self._items.append(item)
                 self._size += _RECORD_BYTES + _size(item[3])
-                if len(self._items) >= self.chunk or self._size >= _CHUNK_BYTES:
+                if len(self._items) >= _CHUNK_RECORDS or self._size >= _CHUNK_BYTES:
                     self.flush()
             self.flush()
         except KeyboardInterrupt:

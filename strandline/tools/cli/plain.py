@@ -149,7 +149,8 @@ def _msgpack_from_plain(plain: Any) -> Any:
         case {"$map": [*pairs]} if len(plain) == 1 and all(map(_is_pair, pairs)):
             return {_msgpack_from_plain(key): _msgpack_from_plain(each) for key, each in pairs}
     raise PlainError(
-        f"expected {{{BASE64!r}: ...}}, {{{FLOAT!r}: ...}} or {{{MAP!r}: ...}}, found {_short(plain)}"
+        f"expected {{{BASE64!r}: ...}}, {{{FLOAT!r}: ...}} or {{{MAP!r}: ...}}, found "
+        f"{_short(plain)}"
     )
 
 

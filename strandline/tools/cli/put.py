@@ -47,6 +47,7 @@ def put(
     store: StorePath,
     key: KeyText,
     value: ValueText = None,
+    *,
     file: ValueFile = None,
     table: TableName = "",
     as_hex: Hex = False,

@@ -32,6 +32,7 @@ Full = Annotated[bool, typer.Option("--full", help="Do not cut lines to the term
 
 def scan(
     store: StorePath,
+    *,
     prefix: Prefix = None,
     start: Start = None,
     stop: Stop = None,

@@ -55,7 +55,7 @@ class Source:
         if head.startswith(_GZIP):
             self._stream = io.BufferedReader(gzip.GzipFile(fileobj=buffered), _BUFFER_BYTES)
         elif head == _XZ:
-            self._stream = io.BufferedReader(lzma.LZMAFile(buffered), _BUFFER_BYTES)
+            self._stream = io.BufferedReader(lzma.LZMAFile(buffered), _BUFFER_BYTES)  # noqa: SIM115
 
     @property
     def position(self) -> int:
@@ -76,7 +76,9 @@ class Source:
                 return
             self.line += 1
             if len(data) == MAX_LINE_BYTES:
-                raise self.error(f"expected a line below {MAX_LINE_BYTES} bytes, found a longer one")
+                raise self.error(
+                    f"expected a line below {MAX_LINE_BYTES} bytes, found a longer one"
+                )
             try:
                 text = data.decode()
             except UnicodeDecodeError as error:

@@ -17,7 +17,7 @@ EXAMPLES: Final = ("strandline tables data", "strandline tables data --json")
 _DEFAULT: Final = "(default)"
 
 
-def tables(store: StorePath, as_json: AsJson = False) -> None:
+def tables(store: StorePath, *, as_json: AsJson = False) -> None:
     """List the tables: name, codec, whether they are logged, and how many keys they hold.
 
     The default table has no name and comes first. In a pipe the fields are separated by

@@ -47,7 +47,7 @@ class WatchedFlush:
 def open_for_writing(path: Path, strategy: WatchedFlush) -> Store:
     """Open the store as the demonstration uses it."""
     return strandline.open(
-        str(path),
+        path,
         segment_bytes=SEGMENT_BYTES,
         flush_strategy=strategy,
     )
@@ -127,4 +127,3 @@ def main(store_path: str, data_path: str, rows: str, event: str, steps: str) -> 
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
-

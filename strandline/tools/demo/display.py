@@ -121,7 +121,9 @@ def verdict_line(outcome: Outcome) -> str:
 
 
 def _line(proof: Proof) -> Text:
-    mark = Text("  holds   ", style="green") if proof.holds else Text("  FAILED  ", style="bold red")
+    mark = (
+        Text("  holds   ", style="green") if proof.holds else Text("  FAILED  ", style="bold red")
+    )
     return mark + Text(f"{proof.claim}: {proof.detail}", style="none")
 
 

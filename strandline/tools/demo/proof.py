@@ -120,14 +120,14 @@ def judge(
     heard = model.operations + lost.total() - unheard
     held = Counter(model.by_level)
     held.subtract(step.level for step in model.between(acknowledged, position))
-    for level in (Durability.SYNC, Durability.BUFFERED):
-        proofs.append(
-            Proof(
-                f"no acknowledged {level.name} write is missing",
-                not lost[level],
-                f"{held[level] + lost[level]:,} acknowledged, {lost[level]:,} missing",
-            )
+    proofs += [
+        Proof(
+            f"no acknowledged {level.name} write is missing",
+            not lost[level],
+            f"{held[level] + lost[level]:,} acknowledged, {lost[level]:,} missing",
         )
+        for level in (Durability.SYNC, Durability.BUFFERED)
+    ]
     return Verdict(proofs, position, model.operations, heard, lost, unheard)
 
 
@@ -184,9 +184,7 @@ def _compare(table: str, expected: Mapping[str, Any], found: Mapping[str, Any]) 
     ]
 
 
-def _prove_order(
-    keys: array[int], model: Model, runs: list[RunStart], last_lsn: int
-) -> Proof:
+def _prove_order(keys: array[int], model: Model, runs: list[RunStart], last_lsn: int) -> Proof:
     claim = "LSNs are dense: each key of the log table, and the last LSN, is what counting gives"
     bounds = [*(run.operations for run in runs[1:]), model.operations + 1]
     run = 0

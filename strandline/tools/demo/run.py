@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 import strandline
-from strandline import RecoveryReport, Store, StrandlineError
+from strandline import RecoveryReport, Store
 from strandline.tools.demo.child import SEGMENT_BYTES
 from strandline.tools.demo.proof import Found, Proof, RunStart, Verdict, judge
 from strandline.tools.demo.totals import Totals, judge_totals
@@ -123,13 +123,14 @@ class Demonstration:
             StrandlineError: the store could not be opened after a crash.
         """
         outcome = self.outcome
-        position: Position | None = START
+        position = START
         for low, high in _KILL_BETWEEN:
             event = int(self._random.uniform(low, high) * outcome.rows)
             plan = KillPlan(event, self._random.uniform(0, _LONGEST_DELAY))
-            position = self._crash(position, plan)
-            if position is None or not outcome.crashes[-1].verdict.holds:
+            verdict = self._crash(position, plan)
+            if verdict.position is None or not verdict.holds:
                 break
+            position = verdict.position
         else:
             self._finish(position)
         outcome.seconds = time.monotonic() - outcome.began
@@ -140,7 +141,7 @@ class Demonstration:
         self.outcome.runs.append(run)
         return run
 
-    def _crash(self, start: Position, plan: KillPlan) -> Position | None:
+    def _crash(self, start: Position, plan: KillPlan) -> Verdict:
         before = self._model.operations
         with self._watch(start) as run:
             run.until_killed(plan, self._screen.writing)
@@ -159,7 +160,7 @@ class Demonstration:
         crash = Crash(run.killed_at, seconds, report, verdict, stored)
         self.outcome.crashes.append(crash)
         self._screen.recovered(crash)
-        return verdict.position
+        return verdict
 
     def _finish(self, start: Position) -> None:
         outcome = self.outcome
@@ -185,11 +186,7 @@ class Demonstration:
 
 def reopen(path: Path) -> Store:
     """Open the store after a crash, or to look at it."""
-    try:
-        return strandline.open(str(path), segment_bytes=SEGMENT_BYTES)
-    except StrandlineError as error:
-        error.add_note(f"The store is kept in {path}")
-        raise
+    return strandline.open(path, segment_bytes=SEGMENT_BYTES)
 
 
 def busiest(store: Store) -> list[Route]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
 
 from strandline import Durability
 from strandline.tools.demo.messages import LEVELS, Sample
-from strandline.tools.demo.run import Outcome
+from strandline.tools.demo.run import Crash, Outcome
 from strandline.tools.demo.watch import Watched
+
+_KEPT: Final = (Durability.SYNC, Durability.BUFFERED)
+"""The levels of which a kill may take nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +23,8 @@ class Sheet:
     columns: list[str]
     rows: list[list[str]]
     note: str = ""
+    shares: list[float] = field(default_factory=list)
+    """The length of a bar for each row, 0 to 1, where the page draws bars."""
 
 
 def sheets(outcome: Outcome) -> list[Sheet]:
@@ -43,38 +49,34 @@ def rates(samples: list[Sample]) -> dict[Durability, tuple[int, float]]:
 def _crashes(outcome: Outcome) -> Sheet:
     crashes = outcome.crashes
 
-    def row(name: str, figures: list[str]) -> list[str]:
-        return [name, *figures]
+    def row(name: str, figure: Callable[[Crash], str]) -> list[str]:
+        return [name, *map(figure, crashes)]
 
-    torn = [crash.report.torn_tail for crash in crashes]
     return Sheet(
         "Crashes",
         ["SIGKILL", *(f"at {crash.at - outcome.began:.1f} s" for crash in crashes)],
         [
-            row("operations acknowledged", [f"{c.verdict.acknowledged:,}" for c in crashes]),
-            row("operations recovered", [f"{c.verdict.recovered:,}" for c in crashes]),
-            row(
-                "SYNC or BUFFERED, acknowledged and lost",
-                [
-                    str(sum(n for level, n in c.verdict.lost.items() if level in _KEPT))
-                    for c in crashes
-                ],
-            ),
-            row(
-                "ASYNC, acknowledged and lost",
-                [str(c.verdict.lost.get(Durability.ASYNC, 0)) for c in crashes],
-            ),
-            row("there, acknowledgement unheard", [str(c.verdict.unheard) for c in crashes]),
-            row("reopened in", [f"{c.open_seconds * 1e3:.0f} ms" for c in crashes]),
-            row("log scanned", [_bytes(c.report.bytes_scanned) for c in crashes]),
-            row("operations replayed", [f"{c.report.operations_replayed:,}" for c in crashes]),
-            row("torn tail", [_bytes(t.dropped_bytes) if t else "none" for t in torn]),
+            row("operations acknowledged", lambda c: f"{c.verdict.acknowledged:,}"),
+            row("operations recovered", lambda c: f"{c.verdict.recovered:,}"),
+            row("SYNC or BUFFERED, acknowledged and lost", lambda c: str(_lost(c, _KEPT))),
+            row("ASYNC, acknowledged and lost", lambda c: str(_lost(c, [Durability.ASYNC]))),
+            row("there, acknowledgement unheard", lambda c: str(c.verdict.unheard)),
+            row("reopened in", lambda c: f"{c.open_seconds * 1e3:.0f} ms"),
+            row("log scanned", lambda c: in_bytes(c.report.bytes_scanned)),
+            row("operations replayed", lambda c: f"{c.report.operations_replayed:,}"),
+            row("torn tail", _torn),
         ],
         "An ASYNC write is acknowledged before it is in the log: the last 10 ms may be lost.",
     )
 
 
-_KEPT = (Durability.SYNC, Durability.BUFFERED)
+def _lost(crash: Crash, levels: Iterable[Durability]) -> int:
+    return sum(crash.verdict.lost.get(level, 0) for level in levels)
+
+
+def _torn(crash: Crash) -> str:
+    tail = crash.report.torn_tail
+    return in_bytes(tail.dropped_bytes) if tail else "none"
 
 
 def _levels(outcome: Outcome) -> Sheet:
@@ -83,7 +85,12 @@ def _levels(outcome: Outcome) -> Sheet:
         "Writes by level",
         ["level", "operations", "per second", "mean"],
         [
-            [level.name, f"{count:,}", f"{count / seconds:,.0f}", f"{seconds / count * 1e6:,.1f} µs"]
+            [
+                level.name,
+                f"{count:,}",
+                f"{count / seconds:,.0f}",
+                f"{seconds / count * 1e6:,.1f} µs",
+            ]
             for level, (count, seconds) in rates(samples).items()
             if count
         ],
@@ -154,9 +161,9 @@ def _disk(outcome: Outcome) -> Sheet:
         "Disk use after the close",
         ["", "on disk"],
         [
-            *([name, _bytes(size)] for name, size in sorted(known.items())),
-            ["everything else", _bytes(other)],
-            ["together", _bytes(sum(outcome.disk.values()))],
+            *([name, in_bytes(size)] for name, size in sorted(known.items())),
+            ["everything else", in_bytes(other)],
+            ["together", in_bytes(sum(outcome.disk.values()))],
         ],
     )
 
@@ -176,10 +183,12 @@ def _busiest(outcome: Outcome) -> Sheet:
             for route in outcome.busiest
         ],
         "From the store's own counters. Times are means over the flights that departed.",
+        [route.flights / max(outcome.busiest[0].flights, 1) for route in outcome.busiest],
     )
 
 
-def _bytes(size: float) -> str:
+def in_bytes(size: float) -> str:
+    """Return a size as text."""
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

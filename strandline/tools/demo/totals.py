@@ -88,9 +88,7 @@ def judge_totals(found: Found, totals: Totals, rows: int) -> list[Proof]:
 
 def _same(table: str, what: str, expected: dict[str, Any], found: dict[str, Any]) -> Proof:
     differing = [
-        key
-        for key in sorted(expected.keys() | found.keys())
-        if expected.get(key) != found.get(key)
+        key for key in sorted(expected.keys() | found.keys()) if expected.get(key) != found.get(key)
     ]
     detail = f"{len(expected):,} equal"
     if differing:

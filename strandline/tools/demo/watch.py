@@ -49,7 +49,7 @@ class Watched:
         self.closed: Closed | None = None
         self.killed_at: float | None = None
         self._rest = b""
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the rest
         module = f"{__package__}.child"
         arguments = [str(store), str(data), str(rows), *map(str, start)]
         self._process = subprocess.Popen(
@@ -156,8 +156,10 @@ class Watched:
         silent = self._process.poll() is None
         self._errors.seek(0)
         said = self._errors.read().decode(errors="replace").strip()
-        what = f"said nothing for {_PATIENCE:.0f} s" if silent else (
-            f"ended with exit status {self._process.returncode}"
+        what = (
+            f"said nothing for {_PATIENCE:.0f} s"
+            if silent
+            else (f"ended with exit status {self._process.returncode}")
         )
         raise WriterError(
             f"the writing process {what} after {self.acknowledged}, though nobody killed it. "

@@ -1,0 +1,1 @@
+"""Tests of the public interface, as a program uses it."""
