@@ -8,13 +8,14 @@ INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench soak clean
+.PHONY: help demo test lint bench bench-micro soak clean
 
 help:
 	@echo "make demo    see the store survive what it promises to survive"
 	@echo "make test    the tests, those marked slow left out"
 	@echo "make lint    ruff, mypy and the direction of imports"
 	@echo "make bench   strandline beside RocksDB, LevelDB, LMDB, SQLite and diskcache"
+	@echo "make bench-micro   the core operations, one by one"
 	@echo "make soak    2000 crash cycles; takes long"
 	@echo "make clean   remove the environment and everything that the targets made"
 
@@ -32,6 +33,9 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.compare
+
+bench-micro: $(INSTALLED)
+	$(BIN)/python -m pytest benchmarks/
 
 soak: $(INSTALLED)
 	$(BIN)/python -m tests.soak --cycles 2000

@@ -95,7 +95,8 @@ class Options:
     """What opening does with a damaged log."""
 
     check: Literal["auto", "always"] = "auto"
-    """Whether LMDB is walked in a child process before it is opened: after an unclean end, or always."""
+    """When LMDB is walked in a child process before it is opened: after an unclean end, or always,
+    every value included."""
 
     quarantine_bytes: int = 1 * GIB
     """Budget of `quarantine/`; what no longer fits is reported and refused, never deleted; 0 up."""

@@ -18,7 +18,6 @@ one and a power cut the environment with the other.
 from __future__ import annotations
 
 import os
-import shutil
 import time
 import weakref
 from typing import Final, Self
@@ -29,22 +28,19 @@ from strandline.engine import catalog, data_file, probe
 from strandline.engine.catalog import Metadata, TableRow, Watermark
 from strandline.engine.checkpoint_transaction import CheckpointTransaction
 from strandline.engine.environment import (
-    DIRECTORY_MODE,
     NO_ROOM,
     CommitOutcomeUnknown,
     MapFullError,
     can_grow,
+    create_environment,
     explain,
-    make_environment,
     open_environment,
-    sync_path,
 )
 from strandline.engine.read_transaction import ReadTransaction
 from strandline.engine.read_view import ReadView, ViewRetiredError
 from strandline.engine.records import Origin
 from strandline.errors import (
     DiskFullError,
-    ForeignStoreError,
     InvalidRequestError,
     StoreClosedError,
     StoreFailedError,
@@ -62,8 +58,6 @@ __all__ = [
     "ViewRetiredError",
     "Watermark",
 ]
-
-UNFINISHED_SUFFIX: Final = ".new"
 
 _EMPTIED_LIMIT: Final = 64
 """How many dropped tables may keep an empty database until the environment is opened anew."""
@@ -102,22 +96,7 @@ class Backing:
 
         Leftovers of a creation that was cut short are removed.
         """
-        if os.path.lexists(path):
-            raise ForeignStoreError(
-                f"{path}: expected nothing here, found something; open it, or move it away"
-            )
-        unfinished = path + UNFINISHED_SUFFIX
-        if os.path.lexists(unfinished):
-            shutil.rmtree(unfinished)
-        try:
-            os.mkdir(unfinished, DIRECTORY_MODE)
-            make_environment(unfinished, Watermark(uuid, epoch, 0))
-            os.rename(unfinished, path)
-            sync_path(os.path.dirname(path) or ".")
-        except OSError as error:
-            if error.errno in NO_ROOM:
-                raise DiskFullError(f"{path}: creating the store: {error}", error.errno) from error
-            raise
+        create_environment(path, Watermark(uuid, epoch, 0))
         return cls(path, options)
 
     @classmethod

@@ -169,8 +169,9 @@ class Engine:
         """Raise where the store takes no writes any more."""
         if self.log.failure is not None and self.closed_because is None:
             raise StoreFailedError(
-                f"{self.path}: a sync or write failed earlier ({self.log.failure}); reads go on, "
-                "writes do not. Close the store and open it anew: recovery keeps all that is on disk"
+                f"{self.path}: a sync or write failed earlier ({self.log.failure}); reads go "
+                "on, writes do not. Close the store and open it anew: recovery keeps all that is "
+                "on disk"
             )
         if self.closing:
             self._dead(b"")

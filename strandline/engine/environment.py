@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import shutil
 from typing import Final
 
 import lmdb
@@ -28,6 +29,7 @@ from strandline.errors import (
 )
 
 DIRECTORY_MODE: Final = 0o700
+UNFINISHED_SUFFIX: Final = ".new"
 NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 _LMDB_09: Final = 0
@@ -80,8 +82,34 @@ def open_environment(
         raise explain(error, path, "opening the environment") from error
 
 
-def make_environment(path: str, watermark: Watermark) -> None:
-    """Make the environment of an empty store in an empty directory, synced; leave it closed."""
+def create_environment(path: str, watermark: Watermark) -> None:
+    """Make the environment of an empty store at `path`, whole or not at all, and synced.
+
+    It is made beside its place and renamed. Leftovers of a creation that was cut short are
+    removed.
+    """
+    if os.path.lexists(path):
+        raise ForeignStoreError(
+            f"{path}: expected nothing here, found something; open it, or move it away"
+        )
+    unfinished = path + UNFINISHED_SUFFIX
+    if os.path.lexists(unfinished):
+        shutil.rmtree(unfinished)
+    try:
+        os.mkdir(unfinished, DIRECTORY_MODE)
+        _populate(unfinished, watermark)
+        os.unlink(os.path.join(unfinished, data_file.LOCK_NAME))
+        _sync_path(os.path.join(unfinished, data_file.DATA_NAME))
+        _sync_path(unfinished)
+        os.rename(unfinished, path)
+        _sync_path(os.path.dirname(path) or ".")
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise DiskFullError(f"{path}: creating the store: {error}", error.errno) from error
+        raise
+
+
+def _populate(path: str, watermark: Watermark) -> None:
     try:
         with lmdb.open(
             path,
@@ -94,12 +122,9 @@ def make_environment(path: str, watermark: Watermark) -> None:
             catalog.populate(env, watermark)
     except lmdb.Error as error:
         raise explain(error, path, "making the environment") from error
-    os.unlink(os.path.join(path, data_file.LOCK_NAME))
-    sync_path(os.path.join(path, data_file.DATA_NAME))
-    sync_path(path)
 
 
-def sync_path(path: str) -> None:
+def _sync_path(path: str) -> None:
     """Put a file or a directory on stable storage."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -270,6 +270,7 @@ class _Tree:
         self.walked = 0
         self._id = table_id
         self._origin = origin
+        self._where = origin.describe(table_id)
         self._last: bytes | None = None
 
     def take_items(self, items: list[tuple[bytes, bytes]]) -> list[str]:
@@ -291,19 +292,15 @@ class _Tree:
         self.walked += len(keys)
         if ordered:
             return []
-        return [
-            f"{self._origin.describe(self._id)}: expected keys in order, found some out of "
-            f"order among entries {self.walked - len(keys)} to {self.walked}"
-        ]
+        span = f"among entries {self.walked - len(keys)} to {self.walked}"
+        return [f"{self._where}: expected keys in order, found some out of order {span}"]
 
     def end(self) -> list[str]:
         """Return what is wrong with the tree as a whole."""
         if self.walked == self.expected:
             return []
-        return [
-            f"{self._origin.describe(self._id)}: expected {self.expected} entries, as the last "
-            f"checkpoint committed, found {self.walked}"
-        ]
+        promised = f"{self.expected} entries, as the last checkpoint committed"
+        return [f"{self._where}: expected {promised}, found {self.walked}"]
 
 
 def _no_core_dump() -> None:

@@ -41,7 +41,7 @@ def _after_fork_in_child() -> None:
 
 
 def _at_exit() -> None:
-    """Close what was left open, in a thread of its own, so that a hung disk cannot hang the exit."""
+    """Close what was left open; in a thread, so that a disk that hangs cannot hang the exit."""
     for engine, close in list(_open.values()):
         warnings.warn(
             f"{engine.path}: the store was not closed before the interpreter's exit; its log is "

@@ -94,7 +94,7 @@ def iterate(
     chunks = _chunks(table, snapshot, bounds, reverse, limit, owned=owned)
     first = next(chunks, [])
     raw: Iterator[tuple[bytes, bytes]] = chain(first, chain.from_iterable(chunks))
-    codec = table._codec  # noqa: SLF001
+    codec = table._codec
     if codec is None:
         return raw
     return ((codec.decode_key(key), codec.decode_value(value)) for key, value in raw)
@@ -110,7 +110,7 @@ def _chunks(
     owned: bool,
 ) -> Iterator[Items]:
     """Yield the chunks of a scan and see to it that the snapshot is closed after the last."""
-    engine, state = table._store.engine, table._state  # noqa: SLF001
+    engine, state = table._store.engine, table._state
     try:
         with engine.log.mutex:
             note_keys(snapshot, state)

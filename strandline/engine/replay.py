@@ -99,33 +99,36 @@ class Replay:
         if type(tag) is not int or tag < 0:
             raise PayloadError(f"LSN {lsn}: expected a tag, found {tag!r}")
         op, table_id = tag & OPERATION_MASK, tag >> TAG_SHIFT
-        engine = self._engine
         if op == VOID:
             return
-        if op == CREATE:
-            if type(key) is not bytes or type(value) is not bytes:
-                raise PayloadError(f"LSN {lsn}: a table's creation without name or options")
-            if table_id not in engine.index.states:
-                codec, logged = decode_table_options(value)
-                self._create(table_id, key.decode(), codec, logged=logged)
+        if op in (CREATE, DROP):
+            self._define(lsn, op, table_id, key, value)
             return
-        state = engine.index.states.get(table_id)
+        state = self._engine.index.states.get(table_id)
         if state is None:
-            if not self._salvage or op == DROP:
-                if op == DROP:
-                    return
+            if not self._salvage:
                 raise PayloadError(f"LSN {lsn}: an operation on table {table_id}, which is unknown")
             state = self._create(table_id, f"salvaged-{table_id}", "bytes", logged=True)
-        if op == DROP:
-            forget_table(engine, state)
-        elif op == CLEAR:
-            engine.index.clear(state)
-        elif op in (PUT, DELETE):
-            if type(key) is not bytes or (value is not None) != (op == PUT):
-                raise PayloadError(f"LSN {lsn}: a put or delete without what it needs")
-            engine.index.install(state, key, (lsn, value, None))
-        else:
+        if op == CLEAR:
+            self._engine.index.clear(state)
+        elif op not in (PUT, DELETE):
             raise PayloadError(f"LSN {lsn}: unknown operation {op}")
+        elif type(key) is not bytes or (type(value) is bytes) != (op == PUT):
+            raise PayloadError(f"LSN {lsn}: a put or delete without what it needs")
+        else:
+            self._engine.index.install(state, key, (lsn, value, None))
+
+    def _define(self, lsn: int, op: int, table_id: int, key: Any, value: Any) -> None:
+        """Apply the creation or the end of a table; LMDB may have it already."""
+        state = self._engine.index.states.get(table_id)
+        if op == DROP:
+            if state is not None:
+                forget_table(self._engine, state)
+        elif type(key) is not bytes or type(value) is not bytes:
+            raise PayloadError(f"LSN {lsn}: a table's creation without name or options")
+        elif state is None:
+            codec, logged = decode_table_options(value)
+            self._create(table_id, key.decode(), codec, logged=logged)
 
     def _create(self, table_id: int, name: str, codec: str, *, logged: bool) -> TableState:
         row = TableRow(table_id, name, codec, logged)

@@ -17,6 +17,7 @@ from strandline.engine.engine import Engine
 from strandline.engine.index import Views
 from strandline.engine.layer import View, visible
 from strandline.engine.table_state import TableState
+from strandline.errors import DiskFullError, StoreFailedError, WriteOutcomeUnknownError
 from strandline.wal.group import Group
 
 _numbers = itertools.count()
@@ -47,6 +48,10 @@ class SnapshotState:
         if wait is not None:
             try:
                 wait()
+            except (DiskFullError, StoreFailedError, WriteOutcomeUnknownError):
+                # What it waited for was refused or has failed; reads go on without it.
+                with log.mutex:
+                    log.settle()
             except BaseException:
                 self.close()
                 raise

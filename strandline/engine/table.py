@@ -131,14 +131,16 @@ class Table(MutableMapping[K, V], Generic[K, V]):
         level = self._level if durability is None else durability
         if type(level) is not Durability:
             check_level(level)
+        raw: Any = key
+        data: Any = value
         if (
-            type(key) is bytes
-            and type(value) is bytes
-            and 0 < len(key) < 512  # noqa: PLR2004
-            and len(value) <= self._max_value
+            type(raw) is bytes
+            and type(data) is bytes
+            and 0 < len(raw) < 512
+            and len(data) <= self._max_value
             and self._codec is None
         ):
-            return self._write(self._state, key, value, level)
+            return self._write(self._state, raw, data, level)
         return self._write(self._state, self._raw_key(key), self._raw_value(value), level)
 
     def __setitem__(self, key: K, value: V) -> None:
@@ -346,7 +348,7 @@ class Table(MutableMapping[K, V], Generic[K, V]):
 
     def _bound(self, name: str, bound: Any) -> bytes:
         if self._codec is None:
-            return check_bound(name, bound)
+            return check_bound(bound)
         if name == "prefix" and self._codec.name.startswith("int64/"):
             raise InvalidRequestError("scan: integers have no prefix; give start and stop")
         return self._codec.encode_key(bound)

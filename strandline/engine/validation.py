@@ -43,9 +43,9 @@ def check_value(value: Any, max_value_bytes: int) -> bytes:
     return value
 
 
-def check_bound(name: str, bound: Any) -> bytes:
+def check_bound(bound: Any) -> bytes:
     """Return a scan's bound as bytes; it may be empty or longer than a key."""
-    return bound if type(bound) is bytes else _as_bytes.encode_key(bound)
+    return bytes(_as_bytes.encode_key(bound))
 
 
 def check_level(level: Any) -> Durability:

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import repeat
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 from strandline.engine.engine import Engine
-from strandline.engine.layer import ENTRY_BYTES, Entries, Entry, linked
+from strandline.engine.layer import ENTRY_BYTES, Entries, Entry, View, linked
 from strandline.engine.table_state import Queued, TableState
 from strandline.errors import BatchTooLargeError, InvalidRequestError
 from strandline.options import Durability
-from strandline.wal.group import OPERATION_OVERHEAD, Group
+from strandline.wal.group import OPERATION_OVERHEAD, Group, Wake
 
 ASYNC: Final = Durability.ASYNC
 BUFFERED: Final = Durability.BUFFERED
@@ -40,6 +40,16 @@ KEEP: Final = object()
 
 Decide = Callable[[bytes | None], tuple[Any, Any]]
 """From the newest value to (answer, new value, None to delete, or KEEP)."""
+
+
+class _Decided(NamedTuple):
+    """The answer of a read-modify-write, and what has to be durable before it is given."""
+
+    answer: Any
+    level: Durability = ASYNC
+    group: Group | None = None
+    lsn: int = 0
+    gate: Wake | None = None
 
 
 class WritePath:
@@ -330,50 +340,61 @@ class WritePath:
         if level is not SYNC and self._now() > log.stall_at:
             log.relieve()
         fetched: tuple[Any, bytes | None] | None = None
-        need = 0
         while True:
-            if need:
-                log.make_room(need)
             with self._mutex:
-                log.settle()
-                if state.gate is not None:
-                    state.gate()
-                found, base, queued = self._newest(state, key)
-                view = state.view
-                if not found and view.reads_store:
-                    if fetched is None or fetched[0] is not view.below:
-                        need = 0
-                        group = None
-                    else:
-                        found, base = True, fetched[1]
-                else:
-                    found = True
-                if found:
-                    answer, value = decide(base)
-                    needed = queued.level if queued is not None else ASYNC
-                    if value is KEEP:
-                        group, lsn, level = _base_of(queued)
-                        gate = log.elect(group) if group and needed is SYNC else None
-                        if group is None:
-                            return answer
-                        break
-                    level = _stronger(level, needed)
-                    if not state.logged:
-                        self._write_unlogged(state, key, value)
-                        return answer
-                    group = log.group
-                    need = len(key) + OPERATION_OVERHEAD + len(value or b"")
-                    if group.size + need <= group.limit:
-                        lsn = self._join(state, key, value, level, group, need)
-                        gate = log.elect(group) if level is SYNC else None
-                        break
-            if not found:
-                fetched = (view.below, view.below(key))
-        if level is SYNC:
-            log.wait_synced(group, gate)
-        elif level is BUFFERED:
-            log.wait_written(group, lsn)
-        return answer
+                step = self._decide(state, key, decide, level, fetched)
+            if isinstance(step, _Decided):
+                break
+            if isinstance(step, View):
+                fetched = (step.below, step.below(key))  # LMDB may read from disk: no lock is held
+            else:
+                log.make_room(step)
+        if step.level is SYNC and step.group is not None:
+            log.wait_synced(step.group, step.gate)
+        elif step.level is BUFFERED and step.group is not None:
+            log.wait_written(step.group, step.lsn)
+        return step.answer
+
+    def _decide(
+        self,
+        state: TableState,
+        key: bytes,
+        decide: Decide,
+        level: Durability,
+        fetched: tuple[Any, bytes | None] | None,
+    ) -> _Decided | View | int:
+        """Decide and join, under the mutex; or say what has to be done first.
+
+        A view: read the key from below it. A number: make room for so many bytes.
+        """
+        log = self._log
+        log.settle()
+        if state.gate is not None:
+            state.gate()
+        found, base, queued = self._newest(state, key)
+        view = state.view
+        if not found and view.reads_store:
+            if fetched is None or fetched[0] is not view.below:
+                return view
+            base = fetched[1]
+        answer, value = decide(base)
+        if value is KEEP:
+            if queued is None:
+                return _Decided(answer)
+            gate = log.elect(queued.group) if queued.level is SYNC else None
+            return _Decided(answer, queued.level, queued.group, queued.lsn, gate)
+        if not state.logged:
+            self._write_unlogged(state, key, value)
+            return _Decided(answer)
+        if queued is not None:
+            level = _stronger(level, queued.level)
+        group = log.group
+        need = len(key) + OPERATION_OVERHEAD + len(value or b"")
+        if group.size + need > group.limit:
+            return need
+        lsn = self._join(state, key, value, level, group, need)
+        gate = log.elect(group) if level is SYNC else None
+        return _Decided(answer, level, group, lsn, gate)
 
     def _newest(self, state: TableState, key: bytes) -> tuple[bool, bytes | None, Queued | None]:
         """Return whether memory knows the key, its newest value, and where that is queued."""
@@ -405,9 +426,3 @@ def _stronger(one: Durability, other: Durability) -> Durability:
     if SYNC in (one, other):
         return SYNC
     return BUFFERED if BUFFERED in (one, other) else ASYNC
-
-
-def _base_of(queued: Queued | None) -> tuple[Group | None, int, Durability]:
-    if queued is None:
-        return None, 0, ASYNC
-    return queued.group, queued.lsn, queued.level

@@ -217,7 +217,8 @@ class _Opening:
         self, identity: Identity, next_lsn: int, sealed: list[SealedSegment], last_id: int
     ) -> Engine:
         options, backing = self._options, self._backing
-        assert backing is not None and self._lock is not None, "both are open by now"
+        assert backing is not None, "LMDB is open by now"
+        assert self._lock is not None, "the lock was taken first"
         segments = Segments(
             self._disk, self._runtime, self._log_dir, options.segment_bytes, sealed, last_id
         )

@@ -50,6 +50,7 @@ _NEVER: Final = float("inf")
 _SYNC_EVERY_BYTES: Final = 8 << 20
 _GATHER: Final = 200e-6
 """How long a leader waits for the next of the writers that it expects to join, in seconds."""
+_REFUSALS: Final = (DiskFullError, StoreFailedError, WriteOutcomeUnknownError)
 _FRAME_SLACK: Final = 4096
 """Bytes that a group may take beside its operations: frame header, commit marks, padding."""
 
@@ -213,7 +214,10 @@ class Log:
         """Return when `lsn`, which is in `group`, is in the page cache."""
         with self.append_lock:
             if lsn > self.tail[3] or self.closed:
-                self._append_pending()
+                try:
+                    self._append_pending()
+                except _REFUSALS as error:
+                    self._pass_over(error, group)
         if group.error is not None:
             raise group.error()
 
@@ -236,7 +240,19 @@ class Log:
             if not group.done:
                 if self.crowd > 1:
                     self._gather()
-                self._sync_locked()
+                try:
+                    self._sync_locked()
+                except _REFUSALS as error:
+                    self._pass_over(error, group)
+
+    def _pass_over(self, error: Exception, group: Group) -> None:
+        """Let an error be that `group` has no part in: what became of it, it says itself.
+
+        A leader does others' work too, and what they are refused must not be reported for
+        a write that has landed. Once the log has failed, no write is known to have.
+        """
+        if self.failure is not None and group.error is None:
+            raise self._unknown(f"{self.tail[0].path}: {self.failure}") from error
 
     def _gather(self) -> None:
         """Let writers that were woken a moment ago join before the next sync begins."""
@@ -408,7 +424,7 @@ class Log:
 
     def _turn(self, need: int) -> tuple[Segment, int, int, int]:
         """Seal the active segment and begin the next one. Each step can be done twice."""
-        segment, offset, _, lsn = self.tail
+        segment, _, _, lsn = self.tail
         successor = self.segments.successor(need)
         end = self._seal(0)
         self.segments.retire(segment, lsn, end)
@@ -527,6 +543,9 @@ class Log:
         except OSError as error:
             self.failure = error
             self._fail(f"{file.path}: fdatasync failed: {error}")
+        # The kernel reports an error once: of two syncs of one file, one returns as if nothing
+        # had happened.
+        self._check()
         self.stats.synced(self.runtime.monotonic() - started)
 
     def settle(self) -> None:
@@ -604,16 +623,21 @@ class Log:
         with self.mutex:
             for group in (*self.unsynced, *self.closed, self.group):
                 if not group.done:
-                    group.error = lambda: WriteOutcomeUnknownError(
-                        f"{what}. The write is there after a reopen or it is not, whole either "
-                        "way. Close the store and open it anew"
-                    )
+                    group.error = lambda: self._unknown(what)
                     self.sink.withdraw(group.sync)
                     self.sink.withdraw(group.buffered)
+                    group.sync, group.buffered = [], []
                     group.done = True
                 group.wake_all()
             self.leading = False
             self.sink.log_changed()
+
+    @staticmethod
+    def _unknown(what: str) -> WriteOutcomeUnknownError:
+        return WriteOutcomeUnknownError(
+            f"{what}. The write is there after a reopen or it is not, whole either way. Close the "
+            "store and open it anew"
+        )
 
     def _check(self) -> None:
         if self.failure is not None:

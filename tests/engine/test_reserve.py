@@ -16,6 +16,7 @@ LENGTH = 1 << 20
 
 
 def reserve_on(disk: SimulatedDisk, length: int = LENGTH) -> DiskReserve:
+    """Return a reserve on a simulated disk."""
     return DiskReserve("reserve", length, disk)
 
 

@@ -105,8 +105,9 @@ def test_generation_is_cut_with_what_is_in_flight_below(tmp_path: Path) -> None:
         gate.opened.set()
         assert checkpoint.answer()
         assert 6 == db.engine.backing.watermark.lsn
-        with db.engine.backing.begin_snapshot() as stored:
-            assert [b"5", b"6", None] == [stored.get(1, k) for k in (b"five", b"six", b"seven")]
+        stored = db.engine.backing.begin_snapshot()
+        assert [b"5", b"6", None] == [stored.get(1, k) for k in (b"five", b"six", b"seven")]
+        stored.close()
         image = rig.power_cut("none").open()
         assert [b"5", b"6"] == [image.get(k) for k in (b"five", b"six")]
 

@@ -1,20 +1,15 @@
-"""Ending a log after an unclean end: what is written, what is put aside, and crashes in it."""
+"""Ending a log after an unclean end: what is written, and what is put aside."""
 
 from __future__ import annotations
-
-import random
-from collections.abc import Callable
 
 import pytest
 
 from strandline.errors import DiskFullError, InvalidRequestError, LogCorruptionError
 from strandline.options import RecoveryMode
-from strandline.recovery.tail import Settlement, ended_cleanly, settle, sweep_damaged
+from strandline.recovery.tail import ended_cleanly, settle, sweep_damaged
 from strandline.wal.damage import DamageKind
 from strandline.wal.format import SEGMENT_HEADER_BYTES
-from strandline.wal.log import Log
 from strandline.wal.runtime import SystemRuntime
-from strandline.wal.segments import Segments
 from tests.support.faults import fail
 from tests.support.logs import (
     DATA,
@@ -22,45 +17,15 @@ from tests.support.logs import (
     QUARANTINE,
     UUID,
     LogBuilder,
-    LogDisk,
+    content,
     look,
     lsns,
     mend,
+    quarantined,
     replay,
     sample,
+    torn,
 )
-from tests.support.simulated_disk import SimulatedDisk
-
-
-class Cut(BaseException):
-    """The power goes."""
-
-
-def content(disk: SimulatedDisk, path: str) -> bytes:
-    """Return what a file holds."""
-    file = disk.open(path, "r")
-    try:
-        return file.pread(file.size(), 0)
-    finally:
-        file.close()
-
-
-def quarantined(disk: SimulatedDisk) -> list[bytes]:
-    """Return the contents of all files in quarantine."""
-    if disk.kind(QUARANTINE) == "absent":
-        return []
-    return [content(disk, f"{QUARANTINE}/{name}") for name in disk.listdir(QUARANTINE)]
-
-
-def torn() -> tuple[LogBuilder, bytes]:
-    """Return a log with half a frame at its end, and those bytes."""
-    log = sample()
-    log.data(1)
-    half = bytes(log.active.content[log.active.frames[-1].offset :])[:80]
-    del log.active.content[log.active.frames.pop().offset + 80 :]
-    log.next_lsn -= 1
-    return log, half
-
 
 # ---- what is written
 
@@ -335,8 +300,8 @@ def test_point_in_time_moves_what_lies_behind_the_stop() -> None:
     assert 2 == settlement.last_id
     kept = quarantined(disk)
     assert log.image(3) in kept
-    mark = log.segments[2].frames[1]
-    assert second[mark.end :].rstrip(b"\0") in kept
+    _, mark, _, _, seal = log.segments[2].frames
+    assert second[mark.end : seal.end] in kept
 
 
 def test_point_in_time_with_nothing_before_the_stop_leaves_what_lmdb_has() -> None:
@@ -375,7 +340,7 @@ def test_salvage_of_a_damaged_last_segment_keeps_a_copy() -> None:
     log = sample()
     disk = log.on_disk()
     disk.flip(log.path(3), log.data_frames[-2].offset)
-    damaged = content(disk, log.path(3)).rstrip(b"\0")
+    damaged = content(disk, log.path(3))[: log.data_frames[-1].end]
     found = look(disk, mode="salvage")
     mend(found)
     assert damaged in quarantined(disk)
@@ -395,216 +360,6 @@ def test_salvage_writes_a_header_for_a_last_segment_that_lost_its_own() -> None:
     again = look(disk)
     assert log.operations == replay(again)
     assert (again.damages, again.gaps) == ((), ())
-
-
-# ---- crashes
-
-
-def default_torn() -> tuple[LogDisk, RecoveryMode, int]:
-    """A torn tail, the default mode."""
-    return torn()[0].on_disk(), "tolerate-torn-tail", 0
-
-
-def default_without_successor() -> tuple[LogDisk, RecoveryMode, int]:
-    """No tail, and no name for the next segment yet."""
-    log = sample()
-    disk = log.on_disk()
-    disk.unlink(log.path(4))
-    disk.sync_directory(LOG)
-    return disk, "tolerate-torn-tail", 0
-
-
-def default_lost_header() -> tuple[LogDisk, RecoveryMode, int]:
-    """A successor whose header did not reach the disk, though its frames did."""
-    log = sample()
-    log.seal(clean=True)
-    log.spares.clear()
-    log.epoch = 2
-    log.open()
-    log.data(3)
-    disk = log.on_disk()
-    disk.poke(log.path(4), 0, bytes(SEGMENT_HEADER_BYTES))
-    disk.open(log.path(4), "rw").fdatasync()
-    return disk, "tolerate-torn-tail", 0
-
-
-def default_anchor() -> tuple[LogDisk, RecoveryMode, int]:
-    """An unreadable last segment that LMDB has in full."""
-    log = sample()
-    log.mark()
-    disk = log.on_disk()
-    disk.flip(log.path(3), 50)
-    disk.open(log.path(3), "rw").fdatasync()
-    return disk, "tolerate-torn-tail", 13
-
-
-def stopped() -> tuple[LogDisk, RecoveryMode, int]:
-    """Damage in the middle, point-in-time."""
-    log = sample()
-    disk = log.on_disk()
-    disk.flip(log.path(1), log.data_frames[2].offset)
-    disk.open(log.path(1), "rw").fdatasync()
-    return disk, "point-in-time", 0
-
-
-def stopped_at_once() -> tuple[LogDisk, RecoveryMode, int]:
-    """The first segment is missing, point-in-time."""
-    log = sample()
-    disk = log.on_disk()
-    disk.unlink(log.path(1))
-    disk.sync_directory(LOG)
-    return disk, "point-in-time", 3
-
-
-def salvaged() -> tuple[LogDisk, RecoveryMode, int]:
-    """Damage in the middle and in the last segment, salvage."""
-    log = sample()
-    disk = log.on_disk()
-    for segment_id, index in ((1, 1), (3, 6)):
-        disk.flip(log.path(segment_id), log.data_frames[index].offset)
-        disk.open(log.path(segment_id), "rw").fdatasync()
-    return disk, "salvage", 0
-
-
-SCENES = [
-    default_torn,
-    default_without_successor,
-    default_lost_header,
-    default_anchor,
-    stopped,
-    stopped_at_once,
-    salvaged,
-]
-
-
-def crash_at(disk: SimulatedDisk, operation: int) -> None:
-    """Let the power go before the n-th operation from now on."""
-    left = operation
-
-    def hook(op: str, path: str) -> BaseException | None:
-        nonlocal left
-        left -= 1
-        return Cut() if left < 0 else None
-
-    disk.faults = hook
-
-
-@pytest.mark.parametrize("scene", SCENES)
-def test_a_crash_anywhere_in_settling_changes_no_outcome(
-    scene: Callable[[], tuple[LogDisk, RecoveryMode, int]],
-) -> None:
-    """Before every operation, with nothing, everything or some of the unsynced: same end.
-
-    The second recovery, in the same mode, is cut short too; the third is let through. What
-    is replayed is the same each time, and what was dropped is in quarantine once.
-    """
-    disk, mode, watermark = scene()
-    expected = replay(look(disk, mode=mode, watermark=watermark))
-    reference = disk.crash("all")
-    mend(look(reference, mode=mode, watermark=watermark))
-    kept = sorted(quarantined(reference))
-    rng = random.Random(20240229)
-    for operation in range(10_000):
-        disk, mode, watermark = scene()
-        found = look(disk, mode=mode, watermark=watermark)
-        crash_at(disk, operation)
-        try:
-            mend(found)
-        except Cut:
-            pass
-        else:
-            assert operation > 10
-            break
-        for policy in ("none", "all", rng, rng):
-            after = disk.crash(policy)
-            again = look(after, mode=mode, watermark=watermark)
-            assert expected == replay(again), (operation, policy)
-            crash_at(after, rng.randrange(60))
-            try:
-                mend(again)
-            except Cut:
-                after = after.crash(rng)
-                mend(look(after, mode=mode, watermark=watermark))
-            after.faults = None
-            last = look(after, mode=mode, watermark=watermark)
-            assert expected == replay(last), (operation, policy)
-            assert set(kept) <= set(quarantined(after)), (operation, policy)
-            assert not [name for name in after.listdir(LOG) if name.endswith(".recovered")]
-
-
-def test_recovering_again_and_again_does_not_fill_the_quarantine() -> None:
-    """A recovery that never gets further keeps one copy of the same bytes."""
-    log, _ = torn()
-    disk: SimulatedDisk = log.on_disk()
-    for _ in range(5):
-        found = look(disk)
-        disk.faults = fail("rename", Cut(), path=log.path(3))
-        with pytest.raises(Cut):
-            mend(found)
-        disk = disk.crash("all")
-    assert 1 == len(quarantined(disk))
-
-
-# ---- with the writer
-
-
-class Silent:
-    """A sink that has nothing to publish."""
-
-    def publish(self, queued: list[object]) -> None:
-        """Take what is published."""
-
-    def withdraw(self, queued: list[object]) -> list[int]:
-        """Refuse nothing."""
-        return []
-
-    def log_changed(self) -> None:
-        """Take notice of nothing."""
-
-
-def write_on(disk: SimulatedDisk, settlement: Settlement, next_lsn: int, epoch: int) -> Log:
-    """Begin to write behind a settled log, as opening does."""
-    runtime = SystemRuntime()
-    segments = Segments(disk, runtime, LOG, 65536, settlement.sealed, settlement.last_id)
-    log = Log(
-        runtime,
-        segments,
-        uuid=UUID,
-        epoch=epoch,
-        next_lsn=next_lsn,
-        lsn_ceiling=1 << 40,
-        lsn_block=1 << 20,
-        raise_ceiling=lambda lsn: None,
-        previous=settlement.sealed[-1] if settlement.sealed else None,
-        stored_lsn=0,
-        group_bytes=4096,
-        log_interval=0.01,
-        sync_interval=1.0,
-        max_log_bytes=1 << 30,
-    )
-    log.start(Silent())
-    return log
-
-
-@pytest.mark.parametrize("scene", SCENES[:5])
-def test_the_writer_goes_on_behind_a_settled_log(
-    scene: Callable[[], tuple[LogDisk, RecoveryMode, int]],
-) -> None:
-    """The next segment links to the last one; a crash or a close later all is still there."""
-    disk, mode, watermark = scene()
-    found = look(disk, mode=mode, watermark=watermark)
-    expected = lsns(replay(found))
-    settlement = mend(found)
-    log = write_on(disk, settlement, found.last_lsn + 1001, found.max_epoch + 1)
-    killed = look(disk.kill(), watermark=watermark)
-    assert expected == lsns(replay(killed))
-    assert found.last_lsn + 1000 == killed.last_lsn
-    log.close(clean=True)
-    closed = look(disk.crash("none"), watermark=watermark)
-    assert expected == lsns(replay(closed))
-    assert closed.clean
-    assert found.max_epoch + 1 == closed.epoch
-    assert (closed.gaps, closed.torn) == (killed.gaps, None)
 
 
 # ---- a quick look

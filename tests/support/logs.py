@@ -306,3 +306,29 @@ def refused(
     with pytest.raises(kind, match=match):
         look(disk, watermark=watermark, mode=mode)
     assert before == sum(op.op in written for op in disk.operations)
+
+
+def content(disk: SimulatedDisk, path: str) -> bytes:
+    """Return what a file holds."""
+    file = disk.open(path, "r")
+    try:
+        return file.pread(file.size(), 0)
+    finally:
+        file.close()
+
+
+def quarantined(disk: SimulatedDisk) -> list[bytes]:
+    """Return the contents of all files in quarantine."""
+    if disk.kind(QUARANTINE) == "absent":
+        return []
+    return [content(disk, f"{QUARANTINE}/{name}") for name in disk.listdir(QUARANTINE)]
+
+
+def torn() -> tuple[LogBuilder, bytes]:
+    """Return a log with half a frame at its end, and those bytes."""
+    log = sample()
+    log.data(1)
+    half = bytes(log.active.content[log.active.frames[-1].offset :])[:80]
+    del log.active.content[log.active.frames.pop().offset + 80 :]
+    log.next_lsn -= 1
+    return log, half

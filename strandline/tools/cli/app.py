@@ -8,6 +8,7 @@ expected keeps its traceback, for it is a fault of the program.
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
@@ -81,7 +82,11 @@ def _load(verb: str, module_name: str) -> Any:
     alone = typer.Typer(add_completion=False)
     examples: Sequence[str] = getattr(module, "EXAMPLES", ())
     epilog = "\n\n".join(["Examples:", *examples]) if examples else None
-    alone.command(verb, epilog=epilog)(getattr(module, verb))
+    function = getattr(module, verb)
+    # Paragraphs are wrapped to the terminal's width, not to that of the source.
+    paragraphs = inspect.cleandoc(function.__doc__).split("\n\n")
+    text = "\n\n".join(each.replace("\n", " ") for each in paragraphs)
+    alone.command(verb, help=text, epilog=epilog)(function)
     command = typer.main.get_command(alone)
     command.name = verb
     return command

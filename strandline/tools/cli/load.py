@@ -22,7 +22,7 @@ from strandline.tools.cli.params import AsJson, CodecName, Create, Level, StoreP
 from strandline.tools.cli.plain import kinds, to_json
 from strandline.tools.cli.rows import Picker, csv_records, json_records
 from strandline.tools.cli.sources import COMPRESSED_SUFFIXES, STDIN, Source, open_source
-from strandline.tools.cli.stores import codec_of, opened, table_of
+from strandline.tools.cli.stores import codec_of, opened, require_table, table_of
 from strandline.tools.cli.terminal import Advance, note, progress_bar, write_line
 
 EXAMPLES: Final = (
@@ -173,9 +173,8 @@ def _dumped(job: _Load, *, create: bool) -> Iterator[Item]:
     for each in read_dump(job.source):
         if isinstance(each, DumpTable):
             job.flush()
-            found = table_of(job.db, each.name, create=create)
-            if each.name:
-                found = job.db.table(each.name, codec=each.codec.name, logged=each.logged)
+            require_table(job.db, each.name, create=create)
+            found = job.db.table(each.name, codec=each.codec.name, logged=each.logged)
             target = job.take(found, each.name)
         elif target is not None:
             yield target, each.line, each.key, each.value

@@ -23,7 +23,7 @@ def run() -> None:
             "the extra `cli`: run `pip install 'strandline[cli]'`\n"
         )
         sys.exit(1)
-    app()
+    app(prog_name="strandline")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ EXAMPLES: Final = (
 _STDIN: Final = Path("-")
 
 ValueText = Annotated[
-    str | None, typer.Argument(metavar="[VALUE]", help="The value, unless --file has it.")
+    str | None, typer.Argument(metavar="VALUE", help="The value, unless --file has it.")
 ]
 ValueFile = Annotated[
     Path | None,

@@ -52,11 +52,16 @@ def opened(path: Path, *, create: bool = False) -> Iterator[Store]:
 
 def table_of(store: Store, name: str, *, create: bool = False, codec: str | None = None) -> Any:
     """Return a table by name; one that does not exist is made only with `create`."""
+    require_table(store, name, create=create)
+    table: Table[Any, Any] = store.table(name, codec=codec)
+    return table
+
+
+def require_table(store: Store, name: str, *, create: bool) -> None:
+    """Refuse a name that no table has, unless it may be made."""
     if name and not create and store.definitions.find(name) is None:
         names = ", ".join(map(repr, store.tables())) or "none but the default one"
         raise CommandError(f"{store.path}: there is no table {name!r}; there is {names}")
-    table: Table[Any, Any] = store.table(name, codec=codec)
-    return table
 
 
 def codec_of(store: Store, name: str) -> Codec:

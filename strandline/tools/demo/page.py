@@ -44,8 +44,8 @@ def render(outcome: Outcome) -> str:
 <header>
 <h1>strandline demo</h1>
 <p>{outcome.rows:,} flights that left New York in 2013, written in order by a process that is
-killed with SIGKILL at moments nobody chose (seed {outcome.seed}), reopened, and compared with
-the input.</p>
+killed with SIGKILL at random moments (seed {outcome.seed}); each time the store is reopened and
+compared with the input.</p>
 <p class="verdict {verdict}">{escape(verdict_line(outcome))}</p>
 </header>
 <main>

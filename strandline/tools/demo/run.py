@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Final, Protocol
 
 import strandline
-from strandline import RecoveryReport, Store
+from strandline import Durability, RecoveryReport, Store
 from strandline.tools.demo.child import SEGMENT_BYTES
+from strandline.tools.demo.messages import LEVELS
 from strandline.tools.demo.proof import Found, Proof, RunStart, Verdict, judge
 from strandline.tools.demo.totals import Totals, judge_totals
 from strandline.tools.demo.watch import KillPlan, Watched
@@ -62,7 +63,8 @@ class Outcome:
     crashes: list[Crash] = field(default_factory=list)
     final: list[Proof] = field(default_factory=list)
     """The proofs at the end."""
-    operations: int = 0
+    by_level: dict[Durability, int] = field(default_factory=dict)
+    """Operations of the stream that are in the store, by level."""
     disk: dict[str, int] = field(default_factory=dict)
     """Bytes that the parts of the store take on disk."""
     busiest: list[Route] = field(default_factory=list)
@@ -72,6 +74,11 @@ class Outcome:
     def proofs(self) -> list[Proof]:
         """All proofs, in the order in which they were made."""
         return [*(p for crash in self.crashes for p in crash.verdict.proofs), *self.final]
+
+    @property
+    def operations(self) -> int:
+        """Operations of the stream that are in the store."""
+        return sum(self.by_level.values())
 
     @property
     def holds(self) -> bool:
@@ -157,6 +164,7 @@ class Demonstration:
             verdict = judge(found, self._model, self._runs, report.last_lsn, run.acknowledged)
             store.flush()
             stored = store.stats().stored_writes
+        self.outcome.by_level = dict(self._model.by_level)
         crash = Crash(run.killed_at, seconds, report, verdict, stored)
         self.outcome.crashes.append(crash)
         self._screen.recovered(crash)
@@ -167,7 +175,8 @@ class Demonstration:
         with self._watch(start) as run:
             run.until_closed(self._screen.writing)
         self._screen.checking()
-        outcome.operations = self._model.operations + sum(run.samples[-1].counts)
+        for level, count in zip(LEVELS, run.samples[-1].counts, strict=True):
+            outcome.by_level[level] += count
         with reopen(self._store) as store:
             report: RecoveryReport = store.recovery_report
             found = Found.read(store, self._model.lines)

@@ -13,6 +13,7 @@ from strandline.tools.demo.watch import Watched
 
 _KEPT: Final = (Durability.SYNC, Durability.BUFFERED)
 """The levels of which a kill may take nothing."""
+_WEAK: Final = (Durability.ASYNC,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +36,6 @@ def sheets(outcome: Outcome) -> list[Sheet]:
     return made
 
 
-def rates(samples: list[Sample]) -> dict[Durability, tuple[int, float]]:
-    """Return operations and seconds within calls by level, over the last samples of some runs."""
-    return {
-        level: (
-            sum(sample.counts[at] for sample in samples),
-            sum(sample.seconds[at] for sample in samples),
-        )
-        for at, level in enumerate(LEVELS)
-    }
-
-
 def _crashes(outcome: Outcome) -> Sheet:
     crashes = outcome.crashes
 
@@ -56,11 +46,11 @@ def _crashes(outcome: Outcome) -> Sheet:
         "Crashes",
         ["SIGKILL", *(f"at {crash.at - outcome.began:.1f} s" for crash in crashes)],
         [
-            row("operations acknowledged", lambda c: f"{c.verdict.acknowledged:,}"),
-            row("operations recovered", lambda c: f"{c.verdict.recovered:,}"),
-            row("SYNC or BUFFERED, acknowledged and lost", lambda c: str(_lost(c, _KEPT))),
-            row("ASYNC, acknowledged and lost", lambda c: str(_lost(c, [Durability.ASYNC]))),
-            row("there, acknowledgement unheard", lambda c: str(c.verdict.unheard)),
+            row("operations acknowledged", lambda c: _known(c, c.verdict.acknowledged)),
+            row("operations recovered", lambda c: _known(c, c.verdict.recovered)),
+            row("SYNC or BUFFERED, acknowledged and lost", lambda c: _known(c, _lost(c, _KEPT))),
+            row("ASYNC, acknowledged and lost", lambda c: _known(c, _lost(c, _WEAK))),
+            row("there, acknowledgement unheard", lambda c: _known(c, c.verdict.unheard)),
             row("reopened in", lambda c: f"{c.open_seconds * 1e3:.0f} ms"),
             row("log scanned", lambda c: in_bytes(c.report.bytes_scanned)),
             row("operations replayed", lambda c: f"{c.report.operations_replayed:,}"),
@@ -68,6 +58,11 @@ def _crashes(outcome: Outcome) -> Sheet:
         ],
         "An ASYNC write is acknowledged before it is in the log: the last 10 ms may be lost.",
     )
+
+
+def _known(crash: Crash, count: int) -> str:
+    """Return a count as text; there is none where what was recovered is no prefix."""
+    return f"{count:,}" if crash.verdict.position else "-"
 
 
 def _lost(crash: Crash, levels: Iterable[Durability]) -> int:
@@ -81,19 +76,16 @@ def _torn(crash: Crash) -> str:
 
 def _levels(outcome: Outcome) -> Sheet:
     samples = [run.samples[-1] for run in outcome.runs if run.samples]
+    rows: list[list[str]] = []
+    for at, level in enumerate(LEVELS):
+        count = sum(sample.counts[at] for sample in samples)
+        mean = sum(sample.seconds[at] for sample in samples) / (count or 1)
+        rate = f"{1 / mean:,.0f}" if mean else "-"
+        rows.append([level.name, f"{outcome.by_level[level]:,}", rate, f"{mean * 1e6:,.1f} µs"])
     return Sheet(
         "Writes by level",
         ["level", "operations", "per second", "mean"],
-        [
-            [
-                level.name,
-                f"{count:,}",
-                f"{count / seconds:,.0f}",
-                f"{seconds / count * 1e6:,.1f} µs",
-            ]
-            for level, (count, seconds) in rates(samples).items()
-            if count
-        ],
+        rows,
         "One thread, time within the calls alone. A BUFFERED or SYNC call also writes the ASYNC "
         "operations queued before it. With one writer no two SYNC writes share an fdatasync.",
     )
@@ -126,7 +118,8 @@ def _runs(outcome: Outcome) -> Sheet:
             row("checkpoints", lambda s: str(s.checkpoints)),
             row("checkpoint, mean", lambda s: f"{s.checkpoint_mean * 1e3:.0f} ms"),
         ],
-        "A group is the operations of one frame of the log.",
+        "A group is the operations of one frame of the log. The figures of a killed run are those of "
+        "its last measurement, at most a tenth of a second before.",
     )
 
 
