@@ -139,6 +139,10 @@ class Options:
         _one_of("overload", self.overload, ("block", "reject"))
         _one_of("recovery", self.recovery, RECOVERY_MODES)
         _one_of("check", self.check, ("auto", "always"))
+        if self.progress is not None and not callable(self.progress):
+            raise InvalidTypeError(f"option progress: expected a function, found {self.progress!r}")
+        if self.flush_strategy is not None:
+            _strategy(self.flush_strategy)
 
 
 def make_options(settings: dict[str, Any]) -> Options:
@@ -162,6 +166,16 @@ def _within(name: str, value: Any, low: float, high: float, kind: type) -> None:
         )
     if not low <= value <= high:
         raise InvalidRequestError(f"option {name}: expected {low:g} to {high:g}, found {value!r}")
+
+
+def _strategy(value: Any) -> None:
+    methods = ("should_flush", "on_flush_complete")
+    whole = all(callable(getattr(value, method, None)) for method in methods)
+    if not whole or isinstance(value, type):
+        raise InvalidTypeError(
+            "option flush_strategy: expected an instance that has should_flush(stats) and "
+            f"on_flush_complete(stats), found {value!r}"
+        )
 
 
 def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:

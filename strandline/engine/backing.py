@@ -59,8 +59,10 @@ __all__ = [
     "Watermark",
 ]
 
-_EMPTIED_LIMIT: Final = 64
-"""How many dropped tables may keep an empty database until the environment is opened anew."""
+_EMPTIED_MANY: Final = 64
+_EMPTIED_LIMIT: Final = 256
+"""How many dropped tables may keep an empty database until the environment is opened anew,
+which from `_EMPTIED_MANY` on is done when no snapshot has to expire for it."""
 
 _DRAIN_SECONDS: Final = 0.25
 _PAUSE: Final = 0.0005
@@ -166,7 +168,9 @@ class Backing:
                 f"{self.path}: an earlier commit failed and may be on disk or not; "
                 "open the store anew"
             )
-        if self._emptied >= _EMPTIED_LIMIT:
+        if self._emptied >= _EMPTIED_LIMIT or (
+            self._emptied >= _EMPTIED_MANY and not self._living_snapshots()
+        ):
             self._reopen(self._map_bytes)
         env = self._live()
         try:
@@ -384,7 +388,7 @@ class Backing:
 
     def _living_snapshots(self) -> list[ReadTransaction]:
         found = [reference() for reference in self._snapshots.copy().values()]
-        return [snapshot for snapshot in found if snapshot is not None]
+        return [snapshot for snapshot in found if snapshot is not None and not snapshot.ended]
 
     def _await_env(self) -> lmdb.Environment:
         while True:

@@ -16,11 +16,16 @@ from a failed fdatasync, so it ends the store's writing life.
 
 from __future__ import annotations
 
+import errno
 import queue
 import sys
 from typing import TYPE_CHECKING, Final
 
-from strandline.engine.backing import CheckpointTransaction, CommitOutcomeUnknown
+from strandline.engine.backing import (
+    CheckpointTransaction,
+    CommitOutcomeUnknown,
+    MapFullError,
+)
 from strandline.engine.catalog import TableRow, Watermark
 from strandline.engine.flush_strategy import FlushStats
 from strandline.engine.layer import Layer
@@ -163,16 +168,14 @@ class Checkpointer:
         started = engine.runtime.monotonic()
         serves = self.requested
         try:
-            try:
-                self._pass()
-            except DiskFullError:
-                engine.reserve.release()
-                self._pass()
+            self._attempt()
         except CommitOutcomeUnknown as error:
             self._failed(error)
             engine.fail(error, f"{engine.path}: the commit of a checkpoint failed: {error}")
         except Exception as error:
             self._failed(error)
+            if isinstance(error, OSError) and error.errno == errno.EIO:
+                engine.fail(error, f"{engine.path}: writing a checkpoint failed: {error}")
         else:
             self.consecutive_failures = 0
             self._last_error = None
@@ -186,6 +189,21 @@ class Checkpointer:
         except Exception:
             self.strategy_errors += 1
         return self.consecutive_failures == 0
+
+    def _attempt(self) -> None:
+        """Make a pass, with the reserve's room and a larger map where that helps."""
+        engine = self._engine
+        while True:
+            try:
+                with quick_switching():
+                    self._pass()
+                return
+            except MapFullError:
+                engine.backing.grow()  # views go on; snapshots that are open expire
+            except DiskFullError:
+                if not engine.reserve.held:
+                    raise
+                engine.reserve.release()
 
     def run_or_raise(self) -> None:
         """Make one pass and raise what kept it from succeeding: for recovery."""
@@ -209,13 +227,21 @@ class Checkpointer:
     def _pass(self) -> None:
         engine = self._engine
         index, log = engine.index, engine.log
-        with log.mutex:
-            log.settle()
-            lsn = log.next_lsn() - 1 if engine.started else engine.replayed_lsn
-            since, engine.dirty_since = engine.dirty_since, None
-            index.cut(lsn)
-            definitions = engine.take_definitions()
-            highest = engine.highest_table_id
+        while True:
+            if engine.started and log.synced_lsn < engine.definition_lsn:
+                # An interrupt left a definition queued. A cut above it would move the
+                # watermark past it without it.
+                log.sync_through(engine.definition_lsn)
+            with log.mutex:
+                log.settle()
+                if engine.started and log.synced_lsn < engine.definition_lsn:
+                    continue
+                lsn = log.next_lsn() - 1 if engine.started else engine.replayed_lsn
+                since, engine.dirty_since = engine.dirty_since, None
+                index.cut(lsn)
+                definitions = engine.take_definitions()
+                highest = engine.highest_table_id
+                break
         try:
             if engine.started:
                 log.sync_through(lsn)
@@ -247,6 +273,8 @@ class Checkpointer:
             del work
             old_view = index.drop_frozen(engine.backing.view)
             log.stored_lsn = lsn
+            if index.active_bytes and engine.dirty_since is None:
+                engine.note_dirty()  # what joined a group that was open at the cut
         old_view.retire()
         self.entries_stored += stored
         engine.relax()

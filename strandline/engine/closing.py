@@ -43,6 +43,8 @@ def close(engine: Engine, *, drain: bool, timeout: float) -> FlushReport:
     Whatever could not be flushed stays in the log. The first error on the way is
     raised once everything has been let go of.
     """
+    if engine.closed_fully:
+        return FlushReport(0, 0, 0)
     before = engine.checkpointer.entries_stored
     engine.shut("the store is closed")
     with engine.close_lock:

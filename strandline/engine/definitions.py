@@ -62,11 +62,18 @@ class Definitions:
         engine = self._engine
         codec = get_codec(codec).name
 
+        made: list[TableRow] = []
+
         def apply() -> None:
-            if self.find(name) is None:
-                row = TableRow(engine.highest_table_id + 1, name, codec, logged)
-                engine.add_table(row)
+            # After an interrupt this runs again, and goes on where it was cut short.
+            row = made[-1]
+            if row not in engine.definitions:
                 engine.definitions.append(row)
+            state = engine.index.states.get(row.id)
+            if state is None:
+                engine.add_table(row)
+            else:
+                engine.index.refresh(state)
 
         def items() -> tuple[int, bytes, bytes] | None:
             if self.find(name) is not None:
@@ -77,7 +84,8 @@ class Definitions:
                     "max_tables allows. Open it with a larger max_tables, or drop a table"
                 )
             options = encode_table_options(codec, logged=logged)
-            return tag_of(engine.highest_table_id + 1, CREATE), name.encode(), options
+            made.append(TableRow(engine.highest_table_id + 1, name, codec, logged))
+            return tag_of(made[-1].id, CREATE), name.encode(), options
 
         self._define(items, apply)
         found = self.find(name)
@@ -87,17 +95,22 @@ class Definitions:
     def clear(self, state: TableState) -> int | None:
         """Delete every key of a table, in one operation; return its LSN."""
         engine = self._engine
-        full: list[Layer] = []
+        full: list[tuple[Layer, int]] = []
 
         def items() -> tuple[int, None, None]:
             if state.gate is not None:
                 state.gate()
-            full.append(state.layer)
+            full.append((state.layer, engine.log.next_lsn()))
             return tag_of(state.id, CLEAR), None, None
 
         def apply() -> None:
-            # After an interrupt this can run again, when newer writes are there already.
-            if state.layer is full[-1]:
+            # After an interrupt this can run late or again, when newer writes are there already.
+            layer, lsn = full[-1]
+            if state.layer is not layer:
+                engine.index.refresh(state)
+            elif state.logged and engine.log.next_lsn() > lsn + 1:
+                engine.index.clear(state, lsn)
+            else:
                 engine.index.clear(state)
             if engine.dirty_since is None:
                 engine.note_dirty()
@@ -150,9 +163,10 @@ class Definitions:
                 group = log.group
                 lsn = log.next_lsn()
                 log.note_first(group)
+                engine.definition_lsn = lsn
                 group.items += operation
                 # Published when the sync lands, by whoever gets that far.
-                group.sync.append((apply, b"", (lsn, None, None)))
+                group.sync += ((apply, b"", (lsn, None, None)),)
                 log.sync()
                 return lsn
 
@@ -160,8 +174,9 @@ class Definitions:
 def forget_table(engine: Engine, state: TableState) -> None:
     """Take a dropped table out of the index. Under the mutex."""
     state.gate = partial(_dropped, state.name)
+    if state.id not in engine.definitions:
+        engine.definitions.append(state.id)
     engine.index.drop(state)
-    engine.definitions.append(state.id)
     if engine.dirty_since is None:
         engine.note_dirty()
 

@@ -88,6 +88,8 @@ class Engine:
         self.dirty_since: float | None = None
         self.flush_mark = int(options.max_dirty_bytes * _STEP)
         """The size of the active generation at which pressure is looked at again."""
+        self.definition_lsn = 0
+        """The LSN of the latest definition; no cut is made above one that was not applied."""
         self.definitions: list[TableRow | int] = []
         """Tables created (rows) and dropped (ids) since the last cut, in order."""
         self.highest_table_id = max(backing.highest_table_id, DEFAULT_TABLE_ID)
@@ -147,6 +149,13 @@ class Engine:
             "child, after the parent closed it"
         )
         self.attention = SHUT
+        self.closed_fully = True
+        # Whoever held one at the fork does not exist here; nobody is to wait for him.
+        log = self.log
+        for lock in (self.close_lock, log.sync_lock, log.append_lock, log.mutex, log.segments.lock):
+            renew = getattr(lock, "_at_fork_reinit", None)
+            if renew is not None:
+                renew()
         dead = View({}, {}, self._dead, (), reads_store=False)
         for state in self.index.states.values():
             state.gate = self.check_open
@@ -184,6 +193,7 @@ class Engine:
 
     def admit(self, need: int) -> None:
         """Do what `attention` asks of a writer that brings `need` bytes. No lock is held."""
+        self.log.refuse_reentry()
         if self.attention & SHUT:
             self.check_open()
         if self.attention & NO_ROOM:

@@ -71,18 +71,21 @@ class Index:
 
     def drop(self, state: TableState) -> None:
         """Forget a table; its view stays with whoever captured it."""
-        del self.states[state.id]
-        self.retired.append(Retired([state.layer, *state.frozen], 0))
-        state.layer, state.frozen = Layer(self.runtime, cleared=True), ()
-        state.entries = state.layer.entries
+        gone, empty = [state.layer, *state.frozen], Layer(self.runtime, cleared=True)
+        state.layer, state.frozen, state.entries = empty, (), empty.entries
+        self.retired.append(Retired(gone, 0))
         self._build_view(state)
         self.views = MappingProxyType({k: v for k, v in self.views.items() if k != state.id})
+        self.states.pop(state.id, None)  # last: until then an interrupted drop is done again
 
-    def clear(self, state: TableState) -> None:
-        """Empty a table. Nothing queued for it may be outstanding."""
-        self.retired.append(Retired([state.layer], 0))
-        state.layer = Layer(self.runtime, cleared=True)
-        state.entries = state.layer.entries
+    def clear(self, state: TableState, through: int | None = None) -> None:
+        """Empty a table; entries above the LSN `through`, if one is given, stay."""
+        gone, empty = state.layer, Layer(self.runtime, cleared=True)
+        if through is not None:
+            kept = [(k, e) for k, e in gone.entries.items() if e[0] > through]
+            empty.entries.update((key, (lsn, value, None)) for key, (lsn, value, _) in kept)
+        state.layer, state.entries = empty, empty.entries
+        self.retired.append(Retired([gone], 0))
         self.refresh(state)
 
     def refresh(self, state: TableState) -> None:
@@ -106,7 +109,7 @@ class Index:
                 break
         below: Callable[[bytes], bytes | None] = absent
         if reads_store:
-            below = partial(self.read_view.get, state.id)
+            below = self.read_view.getter(state.id)
         for layer in reversed(layers[2:]):
             below = partial(_get_through, layer.entries, below)
         frozen = layers[1].entries if len(layers) > 1 else NO_ENTRIES

@@ -218,7 +218,7 @@ def _verify(path: str) -> list[str]:
     from lmdb.verify import VerifyError, verify
 
     try:
-        problems = verify(path, subdir=True)
+        problems: list[str] = verify(path, subdir=True)  # type: ignore[no-untyped-call]
     except VerifyError as error:
         problems = [str(error)]
     return [problem for problem in problems if _HARMLESS not in problem][:MAX_FINDINGS]

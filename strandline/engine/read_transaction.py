@@ -103,6 +103,11 @@ class ReadTransaction:
             except lmdb.Error as error:
                 raise self._explained(error) from error
 
+    @property
+    def ended(self) -> bool:
+        """Tell whether the snapshot was closed or has expired."""
+        return self._txn is None
+
     def close(self) -> None:
         """End the transaction; a second call does nothing."""
         self._finish(self._closed)
@@ -143,8 +148,8 @@ class ReadTransaction:
 
     def _expired(self) -> StrandlineError:
         return SnapshotExpiredError(
-            f"{self._origin.path}: the snapshot of commit {self.version} was ended so that the "
-            "map could grow; take a new one"
+            f"{self._origin.path}: the snapshot of commit {self.version} was ended because the "
+            "environment was opened anew, most likely to grow; take a new one"
         )
 
 

@@ -8,7 +8,8 @@ so that the pages of an old commit are pinned no longer than one read lasts.
 
 A retired view still answers `get`, from the newest commit, which is right for a single
 key: what a caller missed in the layers above it is in LMDB by then. `get_many` promises
-one commit, and raises `ViewRetiredError` instead; capture the layers and the view anew.
+one commit, and raises `ViewRetiredError` instead: take the layers and the view anew. A
+change of the map is no commit, and goes unnoticed by both.
 
 An interrupt that strikes while a transaction is in use leaves it out of the pool; it is
 closed with the view at the latest. py-lmdb gives a reader slot back only when the
@@ -18,10 +19,12 @@ transaction object itself goes, so no frame that an exception may keep alive ref
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 import lmdb
+from xxhash import xxh3_64_digest as digest
+from xxhash import xxh3_64_intdigest as seed
 
 from strandline.engine.environment import explain
 from strandline.engine.records import Origin, value_of, values_of
@@ -33,6 +36,10 @@ Read = Callable[[bytes, None, lmdb._Database], bytes | None]
 
 _PAUSE: Final = 0.0005
 _PATIENCE: Final = 5.0
+
+
+def _nothing(_key: bytes) -> None:
+    """Read a table that the commit does not have."""
 
 
 class ViewRetiredError(StrandlineError):
@@ -59,7 +66,6 @@ class ReadView:
         "_pool",
         "_retired",
         "_source",
-        "get",
         "version",
     )
 
@@ -74,20 +80,22 @@ class ReadView:
         self._begun: list[lmdb.Transaction[bytes]] = []
         # Holds something once the view is retired: a list so that `get` can be bound to it.
         self._retired: list[bool] = []
-        self.get: Final = self._make_get()
 
-    def _make_get(self) -> Callable[[int, bytes], bytes | None]:
-        """Return `get` with everything that it needs bound: it is the hot path."""
-        databases, origin, retired = self._databases, self._origin, self._retired
+    def get(self, table_id: int, key: bytes) -> bytes | None:
+        """Return the value of a key, None if it is not there."""
+        return self.getter(table_id)(key)
+
+    def getter(self, table_id: int) -> Callable[[bytes], bytes | None]:
+        """Return `get` for one table, with everything that it needs bound: it is the hot path."""
+        origin, retired = self._origin, self._retired
         pop, push = self._pool.pop, self._pool.append
         read_anew, recover = self._read_anew, self._recover
         discard, drain = self._discard, self._drain
+        database = self._databases.get(table_id)
+        if database is None:
+            return _nothing
 
-        def get(table_id: int, key: bytes) -> bytes | None:
-            try:
-                database = databases[table_id]
-            except KeyError:
-                return None
+        def get(key: bytes) -> bytes | None:
             try:
                 read = pop()
             except IndexError:
@@ -103,11 +111,14 @@ class ReadView:
                 drain()
             if record is None:
                 return None
+            # The check of `value_of`, written out: every read of stored data comes here.
+            if digest(record[8:], seed(key, table_id)) == record[:8] and record[16:17] == b"\0":
+                return record[17:]
             return value_of(table_id, key, record, origin)
 
         return get
 
-    def get_many(self, table_id: int, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+    def get_many(self, table_id: int, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """Return the values of those keys that are there, all as of the view's commit.
 
         Raises:
@@ -116,19 +127,21 @@ class ReadView:
         database = self._databases.get(table_id)
         if database is None:
             return {}
+        if self._retired:
+            return self._successor().get_many(table_id, keys)
         read = self._take()
         txn: lmdb.Transaction[bytes] = read.__self__  # type: ignore[attr-defined]
         try:
             with txn.cursor(database) as cursor:
                 found = cursor.getmulti(keys)
-        except lmdb.Error as error:
+        except BaseException as error:
             self._discard(read)
             del read, txn
-            raise self._explained(error) from error
-        except BaseException:
-            self._discard(read)
-            del read, txn
-            raise
+            if not isinstance(error, lmdb.Error):
+                raise
+            if self._retired:
+                return self._successor().get_many(table_id, keys)
+            raise explain(error, self._origin.path, "reading") from error
         self._pool.append(read)
         if self._retired:
             self._drain()
@@ -195,20 +208,21 @@ class ReadView:
             newest = self._source.newest()
             if newest is not self:
                 return newest.get(table_id, key)
-        raise self._explained(error) from error
+        raise explain(error, self._origin.path, "reading") from error
 
-    def _explained(self, error: lmdb.Error) -> Exception:
-        if self._retired:
-            return ViewRetiredError("a newer commit took this view's place")
-        return explain(error, self._origin.path, "reading")
+    def _successor(self) -> ReadView:
+        """Return the view that reads the same commit now, as after a change of the map."""
+        newest = self._source.newest()
+        if newest is self or newest.version != self.version:
+            raise ViewRetiredError("a newer commit took this view's place")
+        return newest
 
     def _take(self) -> Read:
         """Take a transaction on the view's own commit."""
         try:
             return self._pool.pop()
         except IndexError:
-            if self._retired:
-                raise ViewRetiredError("a newer commit took this view's place") from None
+            pass
         try:
             return self._own()
         except StoreFailedError:

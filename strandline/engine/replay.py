@@ -52,6 +52,10 @@ class Replay:
         Raises PayloadError where the payload makes no sense although its checksum holds.
         """
         items = decode_items(payload, count)
+        if count == 1 and first_lsn > after_lsn:
+            self._apply_one(first_lsn, items[1], items[2], items[3])
+            self._note(first_lsn, 1, len(payload))
+            return
         tags, keys, values = items[1::3], items[2::3], items[3::3]
         skip = max(0, after_lsn - first_lsn + 1)
         if skip:
@@ -65,11 +69,15 @@ class Replay:
                 zip(tags, keys, values, strict=True), first_lsn
             ):
                 self._apply_one(lsn, tag, key, value)
-        self.operations += len(tags)
+        self._note(first_lsn + len(tags) - 1, len(tags), len(payload))
+
+    def _note(self, last_lsn: int, operations: int, length: int) -> None:
+        """Count a frame; flush where replayed entries have become many."""
+        self.operations += operations
         self.frames += 1
-        self.bytes += len(payload)
+        self.bytes += length
         engine = self._engine
-        engine.replayed_lsn = first_lsn + len(tags) - 1
+        engine.replayed_lsn = last_lsn
         if engine.index.active_bytes > engine.options.max_dirty_bytes * _FLUSH_SHARE:
             engine.checkpointer.run_or_raise()
 
@@ -107,6 +115,10 @@ class Replay:
         state = self._engine.index.states.get(table_id)
         if state is None:
             if not self._salvage:
+                if table_id <= self._engine.highest_table_id:
+                    # Known once, and ids are never used again: it was dropped. Where the drop
+                    # was interrupted, writes to the table can lie behind it.
+                    return
                 raise PayloadError(f"LSN {lsn}: an operation on table {table_id}, which is unknown")
             state = self._create(table_id, f"salvaged-{table_id}", "bytes", logged=True)
         if op == CLEAR:

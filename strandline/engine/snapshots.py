@@ -112,7 +112,8 @@ def _cut_point(engine: Engine) -> tuple[int, Callable[[], None] | None]:
 
 def _groups(engine: Engine) -> list[Group]:
     log = engine.log
-    return [*log.unsynced, *log.closed, log.group]
+    # Those that failed or were refused keep nothing that will ever land.
+    return [g for g in (*log.unsynced, *log.closed, log.group) if not g.done]
 
 
 def _bounds(item: tuple) -> tuple[int, int]:  # type: ignore[type-arg]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from strandline.engine.batch import Batch
 from strandline.engine.closing import close, close_orphan, flush
-from strandline.engine.definitions import Definitions
+from strandline.engine.definitions import Definitions, refuse_inside
 from strandline.engine.engine import Engine
 from strandline.engine.process_guard import register
 from strandline.engine.snapshot import Snapshot
@@ -96,6 +96,7 @@ class Store(Table[bytes, bytes]):
     def sync(self) -> None:
         """Return when everything that was acknowledged before the call is on disk."""
         self._check()
+        refuse_inside(self.engine)
         self.engine.log.sync()
 
     def flush(self, timeout: float = 30.0) -> FlushReport:
@@ -104,12 +105,14 @@ class Store(Table[bytes, bytes]):
         Or after `timeout` seconds; the report tells what remains.
         """
         self._check()
+        refuse_inside(self.engine)
         return flush(self.engine, timeout)
 
     def wait_stored(self, lsn: int, timeout: float = 30.0) -> bool:
         """Wait until `lsn` is in LMDB, asking for a flush; False after `timeout` seconds."""
         self._check()
         if self.engine.log.stored_lsn < lsn:
+            refuse_inside(self.engine)
             flush(self.engine, timeout)
         return self.engine.log.stored_lsn >= lsn
 
@@ -137,6 +140,7 @@ class Store(Table[bytes, bytes]):
         What could not be flushed within `timeout` seconds stays in the log, is replayed
         at the next start, and is reported. A second call does nothing.
         """
+        refuse_inside(self.engine)
         return close(self.engine, drain=drain, timeout=timeout)
 
     def __enter__(self) -> Store:

@@ -95,7 +95,7 @@ class Table(MutableMapping[K, V], Generic[K, V]):
             entry = active.get(raw)
             if entry is None:
                 entry = frozen.get(raw)
-        except TypeError:  # a mutable key cannot be hashed
+        except (TypeError, ValueError):  # a mutable key cannot be hashed
             entry = None
         if entry is not None:
             value = entry[1]

@@ -12,6 +12,7 @@ finds it done in both places or in neither.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from itertools import repeat
 from typing import Any, Final, NamedTuple, NoReturn
@@ -158,7 +159,7 @@ class WritePath:
         queue = group.sync if level is SYNC else group.buffered
         queued = Queued(lsn, value, group, level)
         items += (tag, key, value)
-        queue.append((state, key, (lsn, value, None)))
+        queue += ((state, key, (lsn, value, None)),)  # append would be a call
         state.queued[key] = queued
         return lsn
 
@@ -276,6 +277,8 @@ class WritePath:
         group: Group,
         need: int,
     ) -> int:
+        if self._log.unfinished is not None:
+            self._log.finish_commit()  # only one at a time is noted
         items = group.items
         if len(items) == 1:
             self._first(group)
@@ -301,11 +304,11 @@ class WritePath:
         # An ASYNC commit is noted as unfinished before it is published, so that an interrupt
         # in the middle of publishing is made good by whoever takes the mutex next.
         queue = group.sync if level is SYNC else group.buffered
-        queued = (
-            [Queued(e[0], e[1], group, level) for _, part in fresh for e in part.values()]
-            if level is not ASYNC
-            else []
-        )
+        queued = [
+            {key: Queued(e[0], e[1], group, level) for key, e in part.items()}
+            for _, part in (fresh if level is not ASYNC else ())
+        ]
+        noting = map(dict.update, [state.queued for state, _ in fresh], queued)
         group.size += need
         items += flat
         items[0] = marks
@@ -313,11 +316,8 @@ class WritePath:
             self._log.unfinished = (last, [commit])
             self._log.finish_commit()
             return last
-        queue.append(commit)
-        at = 0
-        for state, part in fresh:
-            state.queued.update(zip(part, queued[at : at + len(part)], strict=True))
-            at += len(part)
+        queue += (commit,)
+        deque(noting, 0)  # all of it in one call
         return last
 
     def _batch_unlogged(self, parts: Parts) -> None:
@@ -334,7 +334,7 @@ class WritePath:
         its own level; if that fails, so does this.
         """
         engine, log = self._engine, self._log
-        self._guard(level)
+        self._guard(SYNC)  # the level can turn out stronger than the one asked for
         if engine.attention:
             engine.admit(OPERATION_OVERHEAD + len(key))
         if level is not SYNC and self._now() > log.stall_at:

@@ -29,7 +29,7 @@ import lmdb
 from strandline.engine import catalog, data_file, probe
 from strandline.engine.catalog import Metadata
 from strandline.errors import CorruptionError, ForeignStoreError
-from strandline.recovery.check_log import RESTORE, check_log, first_header
+from strandline.recovery.check_log import RESTORE, check_log, first_header, restless
 from strandline.recovery.check_report import (
     CheckProgress,
     CheckReport,
@@ -188,10 +188,7 @@ class _Check:
             if not result.findings or before == self._transaction_id():
                 break
         else:
-            self._note(
-                f"{self.store_dir}: not judged, for every time that it was read a checkpoint "
-                "came in between; check again when the writer is idle or stopped"
-            )
+            self.findings.append(restless(self.store_dir))
             return
         path = os.path.join(self.store_dir, data_file.DATA_NAME)
         for text in result.findings:
@@ -275,11 +272,6 @@ class _Check:
         )
         self.log = result.facts
         self.findings += result.findings
-        if not result.settled:
-            self._note(
-                f"{self.log_dir}: not judged, for the writer changed it faster than it could be "
-                "read; check again when the writer is idle or stopped"
-            )
         if result.survey is not None and self.identity is not None:
             self._hold_against_identity(result.survey)
 

@@ -4,15 +4,16 @@ An opening stops at the first damage. Here a damaged log is surveyed a second ti
 salvage would, so that everything that is wrong shows. What the frames above the watermark
 say is decoded too, for a replay would have to.
 
-Beside a writer, segments come and go between two looks. Then the log is surveyed again,
-and only what two surveys in a row find counts.
+Beside a writer, segments are given back between two looks. What is missing then lies at or
+below a watermark that is read afterwards, and is no longer missed. Anything else counts
+only where two surveys in a row find the same.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from strandline.engine.catalog import Metadata
@@ -20,6 +21,7 @@ from strandline.engine.operations import (
     CREATE,
     DROP,
     VOID,
+    Operation,
     PayloadError,
     commit_sizes,
     decode_items,
@@ -44,8 +46,10 @@ from strandline.wal.reader import read_segment_header
 
 RESTORE: Final = "restore the store from a backup"
 
-_ATTEMPTS: Final = 3
+_ATTEMPTS: Final = 5
 """How often a log is surveyed while a writer changes it."""
+
+_ANY_LSN: Final = 1 << 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +59,8 @@ class LogCheck:
     facts: LogFacts | None
     findings: list[Finding]
     survey: Survey | None
-    settled: bool = True
-    """False where a writer changed the log so fast that no two looks agreed."""
+    lost_lsn: int = _ANY_LSN
+    """The highest LSN that the findings are about; 0 where they are about none."""
 
 
 def first_header(disk: Disk, log_dir: str) -> SegmentHeader | None:
@@ -97,18 +101,20 @@ def check_log(
         try:
             result = _check_once(disk, log_dir, uuid, metadata, progress)
         except FileNotFoundError:
-            # A segment that was given back after its name had been read.
-            if not has_writer() or attempt == _ATTEMPTS - 1:
+            # Given back after its name had been read.
+            if not has_writer():
                 raise
             continue
         serious = [each for each in result.findings if each.verdict is not CheckVerdict.TORN_TAIL]
         if not serious or not has_writer():
             return result
-        again = [each for each in result.findings if each in before]
-        if again:
-            return LogCheck(result.facts, again, result.survey)
-        before = result.findings
-    return LogCheck(result.facts, [], result.survey, settled=False)
+        again = [each for each in serious if each in before]
+        newest = read_metadata()
+        given_back = newest is not None and result.lost_lsn <= newest.watermark.lsn
+        if again or (attempt and given_back):
+            return replace(result, findings=again)
+        before = serious
+    return LogCheck(None, [restless(log_dir)], None)
 
 
 def _check_once(
@@ -149,9 +155,11 @@ def _check_once(
             findings.insert(0, _refusal(_verdict_of(error), log_dir, error))
         return LogCheck(None, findings, None)
     findings = _findings(found, error)
+    lost = max((last for _, last in found.given_up), default=0)
     to_replay, wrong = _read_operations(found, metadata, _teller(progress, "operations"))
     if wrong is not None:
         findings.append(wrong)
+        lost = _ANY_LSN
     facts = LogFacts(
         segments=len(found.segments),
         frames=found.frames_scanned,
@@ -162,7 +170,7 @@ def _check_once(
         to_replay=None if metadata is None else to_replay,
         clean=found.clean and error is None,
     )
-    return LogCheck(facts, findings, found)
+    return LogCheck(facts, findings, found, lost)
 
 
 def _teller(
@@ -182,6 +190,18 @@ def _verdict_of(error: StrandlineError) -> CheckVerdict:
 def _refusal(verdict: CheckVerdict, path: str, error: StrandlineError) -> Finding:
     return finding_from(
         verdict, path, str(error), expected="the log of this store", next_step=RESTORE
+    )
+
+
+def restless(path: str) -> Finding:
+    """Return the finding that a part could not be judged beside its writer."""
+    return Finding(
+        verdict=CheckVerdict.UNREADABLE,
+        path=path,
+        expected="what stays as it is while it is read",
+        found="a writer that changed it every time",
+        next_step="check again when the writer is idle or stopped",
+        fatal=False,
     )
 
 
@@ -259,37 +279,54 @@ def _read_operations(
     progress: Callable[[RecoveryProgress], None] | None,
 ) -> tuple[int, Finding | None]:
     """Decode what an opening would replay; return how much it is, and what is wrong with it."""
-    tables = None if metadata is None else set(metadata.tables)
+    tables = None if metadata is None else _Tables(metadata)
     count = 0
-    for first_lsn, operations, payload in found.frames(found.watermark_lsn, progress):
-        try:
+    first_lsn = operations = 0
+    try:
+        for first_lsn, operations, payload in found.frames(found.watermark_lsn, progress):
             _decode(first_lsn, operations, payload, found.watermark_lsn, tables)
-        except (PayloadError, ValueError) as error:
-            wrong = Finding(
-                verdict=CheckVerdict.LOG_DAMAGE,
-                path=found.log_dir,
-                lsn=first_lsn,
-                expected=f"a frame of {operations} operations, as its valid checksum promises",
-                found=str(error),
-                next_step=f"a faulty or foreign program wrote this frame: {RESTORE}",
-                fatal=True,
-            )
-            return count, wrong
-        count += first_lsn + operations - 1 - max(first_lsn - 1, found.watermark_lsn)
+            count += first_lsn + operations - 1 - max(first_lsn - 1, found.watermark_lsn)
+    except LogCorruptionError as error:
+        return count, _refusal(CheckVerdict.LOG_DAMAGE, found.log_dir, error)
+    except ValueError as error:
+        wrong = Finding(
+            verdict=CheckVerdict.LOG_DAMAGE,
+            path=found.log_dir,
+            lsn=first_lsn,
+            expected=f"a frame of {operations} operations, as its valid checksum promises",
+            found=str(error),
+            next_step=f"a faulty or foreign program wrote this frame: {RESTORE}",
+            fatal=True,
+        )
+        return count, wrong
     return count, None
 
 
+class _Tables:
+    """The tables that a replay would know at each point of the log."""
+
+    def __init__(self, metadata: Metadata) -> None:
+        self._highest = metadata.highest_table_id
+
+    def take(self, operation: Operation) -> None:
+        """Take in an operation; PayloadError where it is on a table that never was.
+
+        One that was dropped was known once, for ids only rise.
+        """
+        table_id = operation.table_id
+        if operation.op == CREATE:
+            self._highest = max(self._highest, table_id)
+        elif table_id > self._highest and operation.op != DROP:
+            raise PayloadError(
+                f"LSN {operation.lsn}: an operation on table {table_id}, which is unknown"
+            )
+
+
 def _decode(
-    first_lsn: int, count: int, payload: bytes, after_lsn: int, tables: set[int] | None
+    first_lsn: int, count: int, payload: bytes, after_lsn: int, tables: _Tables | None
 ) -> None:
     """Raise ValueError where a payload is not what can be replayed onto `tables`."""
     commit_sizes(decode_items(payload, count), count)
-    for lsn, table_id, op, _, _ in decode_operations(first_lsn, payload, count):
-        if tables is None or lsn <= after_lsn or op == VOID:
-            continue
-        if op == CREATE:
-            tables.add(table_id)
-        elif op == DROP:
-            tables.discard(table_id)
-        elif table_id not in tables:
-            raise PayloadError(f"LSN {lsn}: an operation on table {table_id}, which is unknown")
+    for operation in decode_operations(first_lsn, payload, count):
+        if tables is not None and operation.lsn > after_lsn and operation.op != VOID:
+            tables.take(operation)

@@ -142,16 +142,15 @@ class _Opening:
             engine.checkpointer.run_or_raise()
             sweep_damaged(found, settled)
         report = _report(found, settled, replay, seconds, identity.epoch)
-        store = Store(engine, report)
         engine.start()
-        return store
+        return Store(engine, report)
 
     def give_up(self) -> None:
         """Let go of what was taken, newest first; nothing on disk is undone."""
         if self._engine is not None and self._engine.started:
             self._engine.shut("opening failed")
             self._engine.stop_threads(1.0)
-        if self._log is not None and self._log.started:
+        if self._log is not None:
             for file in self._log.files():
                 file.close()
         if self._backing is not None:

@@ -74,9 +74,9 @@ class Group:
         """Tell whether nothing has joined."""
         return len(self.items) == 1
 
-    def void(self, lsns: Iterable[int]) -> None:
-        """Take the effect from the operations at `lsns`, which keep their places."""
-        items, gone = self.items, set(lsns)
+    def without(self, lsns: Iterable[int]) -> list[Any]:
+        """Return the items with no effect in the operations at `lsns`, which keep their places."""
+        items, gone = self.items.copy(), set(lsns)
         for lsn in gone:
             at = 1 + ITEMS_PER_OPERATION * (lsn - self.first_lsn)
             items[at : at + ITEMS_PER_OPERATION] = VOID
@@ -84,6 +84,7 @@ class Group:
             pairs = zip(items[0][::2], items[0][1::2], strict=True)
             kept = [(at, n) for at, n in pairs if at + self.first_lsn not in gone]
             items[0] = [number for pair in kept for number in pair] or None
+        return items
 
     def wake_all(self) -> None:
         """Wake whoever waits. Can be cut short by an interrupt and called again."""

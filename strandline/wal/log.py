@@ -32,6 +32,7 @@ import msgpack
 
 from strandline.errors import (
     DiskFullError,
+    InvalidRequestError,
     StoreFailedError,
     WriteOutcomeUnknownError,
 )
@@ -146,6 +147,8 @@ class Log:
         self.tail: tuple[Segment, int, int, int]
         """Active segment, offset of the next frame, frames so far, last LSN written."""
         self.started = False
+        self.ended = False
+        """Closed: the files are somebody else's by now."""
 
     # ---- opening and closing
 
@@ -172,12 +175,16 @@ class Log:
                         self.segments.name_successor()
                         self._seal(fmt.FLAG_CLEAN if clean else 0)
             finally:
-                self.segments.close()
-                self.tail[0].file.close()
+                with self.append_lock:
+                    self.ended = True
+                    self.segments.close()
+                    self.tail[0].file.close()
 
     def files(self) -> list[DiskFile]:
         """Return every open file, for a forked child to close."""
-        held = [*self.segments.retired, *self.segments.prepared, self.tail[0]]
+        held = [*self.segments.retired, *self.segments.prepared]
+        if self.started:
+            held.append(self.tail[0])
         return [segment.file for segment in held]
 
     # ---- joining: what the engine does under the mutex
@@ -288,6 +295,8 @@ class Log:
 
     def relieve(self) -> None:
         """Do what is overdue, on behalf of a writer whose window is full."""
+        if self.append_lock._is_owned() or self.sync_lock._is_owned():
+            return  # called from inside itself: a second writer at the tail would move it back
         now = self.runtime.monotonic()
         self.drain()
         if now > self._oldest_unsynced() + 2 * self.sync_interval:
@@ -298,6 +307,27 @@ class Log:
 
         Raises DiskFullError where there is no room; nothing was logged then.
         """
+        self.refuse_reentry()
+        with self.append_lock:
+            self._make_room(need)
+
+    def refuse_reentry(self) -> None:
+        """Refuse what a signal handler or finalizer asks of the thread that it interrupted.
+
+        The locks are re-entrant, so they would let it in: an append in the middle of an
+        append leaves the tail before what the inner one wrote.
+        """
+        for lock in (self.mutex, self.append_lock, self.sync_lock):
+            if lock._is_owned():
+                raise InvalidRequestError(
+                    f"{self.tail[0].path}: the store was called from a signal handler, a finalizer "
+                    "or a garbage-collector callback while the same thread was inside it. Nothing "
+                    "was logged; let the handler set a flag, or hand the call to another thread"
+                )
+
+    def _make_room(self, need: int) -> None:
+        if self.ended:
+            return  # whoever wants to write finds the store closed
         with self.append_lock:
             self._append_pending()
             segment, offset, _, lsn = self.tail
@@ -323,9 +353,10 @@ class Log:
 
     def retry_full(self) -> None:
         """Try again after ENOSPC; raises DiskFullError where there still is no room."""
+        self.refuse_reentry()
         with self.append_lock:
             self._append_pending()
-            self.make_room(self._group_bytes)
+            self._make_room(self._group_bytes)
             self.full = None
         with self.mutex:
             self.sink.log_changed()
@@ -342,7 +373,10 @@ class Log:
                         return
                     self._check()
                     self.close_group()
-            group = closed[0]
+            try:
+                group = closed[0]
+            except IndexError:
+                continue  # written before, and settled by somebody else a moment ago
             if group.closed_lsn > self.tail[3]:
                 self._check()
                 try:
@@ -407,20 +441,27 @@ class Log:
         Syncs what is old or much, prepares the next segment, raises the LSN ceiling,
         keeps the running digest close to the tail, and marks an idle log as synced.
         """
+        if self.ended:
+            return True
         segment, offset, _, lsn = self.tail
-        if not self.segments.prepared and offset * 4 > segment.allocated:
-            self.segments.prepare()
-        if lsn + self._lsn_block // 2 > self._ceiling:
-            self.raise_ceiling()
+        # What is owed to writers and to a full disk comes before what needs room.
         overdue = self.runtime.monotonic() >= self._oldest_unsynced() + self.sync_interval
         if overdue or self.unsynced_bytes > _SYNC_EVERY_BYTES:
             self.sync()
         segment.digest_through(offset)
         self.segments.release(self.stored_lsn)
-        if self.unsynced_bytes or self.closed or not self.group.is_empty():
+        if not self.segments.prepared and offset * 4 > segment.allocated:
+            self.segments.prepare()
+        if lsn + self._lsn_block // 2 > self._ceiling:
+            self.raise_ceiling()
+        if self.has_unsynced():
             return False
         self.write_sync_mark()
         return True
+
+    def has_unsynced(self) -> bool:
+        """Tell whether anything is queued or written that is not synced."""
+        return bool(self.tail[3] > self.synced_lsn or self.closed or not self.group.is_empty())
 
     def _turn(self, need: int) -> tuple[Segment, int, int, int]:
         """Seal the active segment and begin the next one. Each step can be done twice."""
@@ -473,8 +514,9 @@ class Log:
             created_ns=self.runtime.time_ns(),
         )
         _finish_write(segment.file, fmt.encode_segment_header(header), 0)
+        take = self.segments.prepared.popleft
         self.tail = (segment, fmt.SEGMENT_HEADER_BYTES, 0, first - 1)
-        self.segments.activated(segment)
+        take()  # no interrupt can strike between these two: it is nobody's successor any more
         self._wake_at = min(segment.allocated // 4, _SYNC_EVERY_BYTES)
 
     def write_sync_mark(self) -> None:
@@ -518,10 +560,11 @@ class Log:
                 refused = error
             segment, _, _, lsn = self.tail
             self.unsynced_bytes = 0
-        if lsn > self.synced_lsn:
+            # Under the append lock: the next frame starts the clock anew.
             if self._syncing_since > self.unsynced_since:
                 self._syncing_since = self.unsynced_since
             self.unsynced_since = _NEVER
+        if lsn > self.synced_lsn:
             self._fdatasync(segment.file)
             if self.synced_lsn < lsn:
                 self.synced_lsn = lsn
@@ -531,7 +574,7 @@ class Log:
             self._set_stall()
             self._appoint()
         if self.segments.retired:
-            self.segments.close_retired()
+            self.segments.close_retired(self.tail[0])
         if refused is not None:
             raise refused
 
@@ -596,11 +639,15 @@ class Log:
         with self.mutex:
             if not self.group.is_empty():
                 self.close_group()
-            for group in self.closed:
-                group.void(self.sink.withdraw(group.sync))
-                group.void(self.sink.withdraw(group.buffered))
+            # The newest first: what was computed from an older group goes before it does.
+            for group in reversed(tuple(self.closed)):
+                gone = [*self.sink.withdraw(group.sync), *self.sink.withdraw(group.buffered)]
+                items = group.without(gone)
+                # No interrupt can strike from here to `done`: a group that had lost its
+                # operations but not what is published of them would acknowledge nothing.
                 if group.waiters or group.sync or group.buffered:
                     group.error = lambda: disk_full(error, path)
+                group.items = items
                 group.sync, group.buffered = [], []
                 group.done = True
                 group.wake_all()

@@ -52,7 +52,10 @@ class LogThreads:
         while True:
             self._drain.get()
             while not self._stopping:
-                log.runtime.sleep(log.log_interval)
+                try:
+                    self._drain.get(timeout=log.log_interval)  # cut short by stop()
+                except queue.Empty:
+                    pass
                 try:
                     log.drain()
                 except (StrandlineError, OSError):
@@ -78,7 +81,7 @@ class LogThreads:
                     return
                 idle = self._round()
             log.ticking = False
-            if not log.group.is_empty() or log.closed or log.unsynced_bytes:
+            if log.failure is None and log.has_unsynced():
                 log.wake_ticker()
 
     def _round(self) -> bool:

@@ -11,6 +11,8 @@ never while a file is being filled.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 from collections import deque
 from typing import Final, NamedTuple
@@ -110,6 +112,7 @@ class Segments:
         self._disk = disk
         self._directory = directory
         self._last_id = last_id
+        self._closed = False
 
     def successor(self, need: int) -> Segment:
         """Return the next segment, its name durable, with room for a frame of `need` bytes.
@@ -119,6 +122,7 @@ class Segments:
         """
         least = max(self.segment_bytes, SEGMENT_HEADER_BYTES + need + 2 * SEAL_BYTES)
         with self.lock:
+            self._refuse_closed()
             if not self.prepared:
                 self._make(self.segment_bytes)
             segment = self.prepared[0]
@@ -143,25 +147,26 @@ class Segments:
                 self._disk.open(path, "create").close()
             self._disk.sync_directory(self._directory)
 
-    def activated(self, segment: Segment) -> None:
-        """Take `segment` from the prepared ones: frames go to it now."""
-        with self.lock:
-            if self.prepared and self.prepared[0] is segment:
-                self.prepared.popleft()
-
     def retire(self, segment: Segment, last_lsn: int, length: int) -> None:
         """Note that `segment` is sealed. Calling it twice is harmless."""
+        sealed = SealedSegment(segment.id, segment.path, segment.first_lsn, last_lsn, length)
         with self.lock:
-            if not self.sealed or self.sealed[-1].id < segment.id:
-                self.sealed.append(
-                    SealedSegment(segment.id, segment.path, segment.first_lsn, last_lsn, length)
-                )
+            # First, for what is not retired may be recycled as soon as it is sealed.
+            if not self.retired or self.retired[-1] is not segment:
                 self.retired.append(segment)
-                self.sealed_bytes += length
+            if self.sealed and self.sealed[-1].id == segment.id:
+                # Sealed before, but turning away from it failed and it may have grown.
+                self.sealed[-1] = sealed
+            else:
+                self.sealed.append(sealed)
+            self.sealed_bytes = sum(each.length for each in self.sealed)
 
-    def close_retired(self) -> None:
-        """Close descriptors of sealed segments. The caller holds the sync lock."""
-        while self.retired:
+    def close_retired(self, active: Segment | None) -> None:
+        """Close descriptors of sealed segments. The caller holds the sync lock.
+
+        The `active` one stays open, though retired: turning away from it failed.
+        """
+        while self.retired and self.retired[0] is not active:
             self.retired.popleft().file.close()
 
     def prepare(self) -> None:
@@ -180,6 +185,8 @@ class Segments:
                 self._adopt(path, file, self.segment_bytes)
         except BaseException:
             file.close()
+            with contextlib.suppress(OSError):
+                self._disk.unlink(path)  # it would take the room that the disk lacks
             raise
 
     def release(self, lsn: int) -> None:
@@ -187,7 +194,7 @@ class Segments:
         changed = False
         while True:
             with self.lock:
-                if not self.sealed or self.sealed[0].last_lsn > lsn:
+                if self._closed or not self.sealed or self.sealed[0].last_lsn > lsn:
                     break
                 oldest = self.sealed[0]
                 if any(segment.id == oldest.id for segment in self.retired):
@@ -198,15 +205,25 @@ class Segments:
                     self._disk.unlink(oldest.path)
                     changed = True
                 self.sealed.popleft()
-                self.sealed_bytes -= oldest.length
+                self.sealed_bytes = sum(each.length for each in self.sealed)
         if changed:
             self._disk.sync_directory(self._directory)
 
     def close(self) -> None:
-        """Close every descriptor."""
-        self.close_retired()
+        """Close every descriptor; no name in the directory is made or changed any more.
+
+        A thread that comes late, from a slow disk say, could otherwise rename a file over
+        a segment of whoever opened the store next.
+        """
+        with self.lock:
+            self._closed = True
+        self.close_retired(None)
         for segment in tuple(self.prepared):
             segment.file.close()
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise OSError(errno.EBADF, "the log is closed", self._directory)
 
     def _recycle(self, old: SealedSegment) -> bool:
         file = self._disk.open(old.path, "rw")
@@ -236,12 +253,14 @@ class Segments:
 
     def _adopt(self, path: str, file: DiskFile, length: int) -> None:
         """Give a file the next segment's name and make the name durable."""
+        self._refuse_closed()
         target = os.path.join(self._directory, segment_name(self._last_id + 1))
         self._disk.rename(path, target)
         self._disk.sync_directory(self._directory)
         file.path = target
-        self._last_id += 1
-        self.prepared.append(Segment(self._last_id, target, file, length))
+        segment = Segment(self._last_id + 1, target, file, length)
+        self.prepared += (segment,)  # no interrupt can strike between these two
+        self._last_id = segment.id
 
 
 def _fill(file: DiskFile, length: int) -> None:

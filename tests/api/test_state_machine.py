@@ -148,7 +148,8 @@ class Machine(RuleBasedStateMachine):
             self.model.touched(table)
 
     def counted(self, table: ModelTable, operations: int) -> None:
-        self.logged(table, operations, self.lsn + operations if table.logged else None)
+        told = table.logged and operations
+        self.logged(table, operations, self.lsn + operations if told else None)
 
     def close_snapshots(self) -> None:
         while self.snapshots:

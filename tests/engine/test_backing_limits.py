@@ -94,7 +94,12 @@ def test_a_full_map_grows_and_nothing_is_lost(tmp_path: Path) -> None:
     assert fill(backing, numbers, 100) == 0
     snapshot = backing.begin_snapshot()
     view = backing.view
-    assert fill(backing, numbers, 4000) == 4
+    backing.grow()
+    # The map is another one, and the commit the same.
+    assert view.get_many(1, [b"%08d" % 7, b"no"]) == {b"%08d" % 7: b"%08d" % 7 * 125}
+    assert fill(backing, numbers, 4000) == 3
+    with pytest.raises(ViewRetiredError):
+        view.get_many(1, [b"%08d" % 7])
     assert backing.map_bytes == 16 << 20
     with pytest.raises(SnapshotExpiredError, match="take a new one"):
         snapshot.get(1, b"%08d" % 0)

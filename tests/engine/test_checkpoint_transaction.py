@@ -21,11 +21,11 @@ from strandline.engine.backing import (
 )
 from strandline.errors import (
     DiskFullError,
+    SnapshotExpiredError,
     StoreClosedError,
     StoreFailedError,
 )
 from tests.engine.environments import OPTIONS, UUID, contents, put
-
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -117,8 +117,11 @@ def test_a_dropped_table_is_gone_and_its_id_stays_used(path: str) -> None:
         assert sorted(env.dbs()) == [b"meta", b"t1"]
 
 
-def test_tables_can_come_and_go_for_ever(backing: Backing) -> None:
-    """Dropped tables do not use up what LMDB has room for."""
+@pytest.mark.parametrize("with_snapshot", [False, True])
+def test_tables_can_come_and_go_for_ever(backing: Backing, with_snapshot: bool) -> None:
+    """Dropped tables do not use up what LMDB has room for; a snapshot lasts as it can."""
+    put(backing, {b"k": b"v"}, 1)
+    snapshot = backing.begin_snapshot() if with_snapshot else None
     for number in range(2, 302):
         with backing.checkpoint() as checkpoint:
             checkpoint.create_table(TableRow(number, "t", "bytes", True))
@@ -129,7 +132,12 @@ def test_tables_can_come_and_go_for_ever(backing: Backing) -> None:
             checkpoint.drop_table(number)
             checkpoint.commit(Watermark(UUID, 1, number))
         assert backing.view.get(number, b"k") is None
+        if snapshot is not None and number < 200:
+            assert snapshot.get(1, b"k") == b"v"
     assert set(backing.tables) == {1}
+    if snapshot is not None:
+        with pytest.raises(SnapshotExpiredError):
+            snapshot.get(1, b"k")
 
 
 class FailingCommit:

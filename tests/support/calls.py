@@ -17,7 +17,7 @@ class Call:
         def run() -> None:
             try:
                 self._outcome = function(*args, **kwargs)
-            except BaseException as error:  # noqa: BLE001
+            except BaseException as error:
                 self._error = error
 
         self._thread = threading.Thread(target=run, daemon=True)

@@ -23,6 +23,8 @@ class History:
         """The state after no commit, after the first, and so on."""
         self.acknowledged = 0
         """Commits that a power cut at this moment must not lose."""
+        self.written = 0
+        """Commits that a crash of the process at this moment must not lose."""
 
     def note(self, changes: Changes) -> int:
         """Take in the next commit; return its number."""
@@ -44,6 +46,12 @@ class History:
                 assert length >= least, f"{length} commits are there, {least} were acknowledged"
                 return length
         raise AssertionError(f"no prefix of the commits: {_difference(self.states[-1], found)}")
+
+    def resume(self, db: Store) -> int:
+        """Check a store that goes on from here; what it lost is not part of the history."""
+        length = self.check(db)
+        del self.states[length + 1 :]
+        return length
 
 
 def contents(db: Store) -> dict[tuple[str, bytes], bytes]:

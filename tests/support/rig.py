@@ -27,14 +27,16 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 from unittest import mock
+
+import xxhash
 
 import strandline
 from strandline.engine.flush_strategy import FlushStats
 from strandline.engine.store import Store
 from strandline.wal.runtime import Lock, OwnedLock, Runtime, SystemRuntime, Worker
-from tests.support.media import CrashPolicy
+from tests.support.media import CrashPolicy, Directory
 from tests.support.simulated_disk import SimulatedDisk
 
 SMALL: Final[dict[str, Any]] = {
@@ -47,6 +49,19 @@ SMALL: Final[dict[str, Any]] = {
     "disk_reserve_bytes": 0,
 }
 """Options that make opening quick: small segments, a small map."""
+
+CHANGES: Final = (
+    "allocate",
+    "create",
+    "fdatasync",
+    "mkdir",
+    "pwrite",
+    "rename",
+    "sync_directory",
+    "truncate",
+    "unlink",
+)
+"""The operations of a disk that a crash can come before and find something else than after."""
 
 _TXNID: Final = struct.Struct("<Q")
 _TXNID_AT: Final = 144
@@ -124,6 +139,10 @@ class Rig:
         self._lmdb: bytes | None = None
         self._runtime: Runtime | None = None
         self._opened: Store | None = None
+        self.cut_by: CrashPolicy | Literal["kill"] = "none"
+        """For an image in a sweep: its policy."""
+        self.cut_before = ""
+        """For an image in a sweep: the operation that the crash came before."""
         self.disk = SimulatedDisk()
         """Where the log is; hooks go to `disk.faults`."""
         self._number = next(self._numbers)
@@ -209,6 +228,50 @@ class Rig:
         """Return what is there after SIGKILL: the page cache is as it was, and unsynced."""
         return self._image(self.disk.kill)
 
+    def sweep(
+        self,
+        run: Callable[[], object],
+        look: Callable[[Rig], object],
+        *policies: CrashPolicy | Literal["kill"],
+    ) -> int:
+        """Do `run` and give `look` an image as of before every operation that changes the disk.
+
+        Each policy gives one image, "kill" that of a killed process; those that are the
+        same as an earlier one are left out. An image is released when `look` comes back.
+        What `look` raises first is raised in the end, for `run` may hide it. Returns the
+        number of images.
+        """
+        seen: set[bytes] = set()
+        errors: list[Exception] = []
+
+        def take(op: str, path: str) -> None:
+            if op not in CHANGES or errors:
+                return
+            for policy in policies:
+                disk = self.disk.kill() if policy == "kill" else self.disk.crash(policy)
+                fingerprint = _fingerprint(disk, self._read_lmdb())
+                if fingerprint in seen:
+                    continue
+                seen.add(fingerprint)
+                image = self._image(lambda taken=disk: taken)  # type: ignore[misc]
+                image.cut_by = policy
+                image.cut_before = f"{op} of {path}, operation {len(self.disk.operations)}"
+                try:
+                    look(image)
+                except Exception as error:
+                    error.add_note(f"after a crash ({policy}) before {image.cut_before}")
+                    errors.append(error)
+                image.release()
+
+        self.disk.faults = take
+        try:
+            run()
+        finally:
+            self.disk.faults = None
+            if errors:
+                raise errors[0]
+        return len(seen)
+
     def release(self) -> None:
         """Close the store and forget the rig, to keep a sweep over many images small."""
         self.close()
@@ -252,6 +315,24 @@ class Rig:
                 self.disk.mkdir(str(store))
                 self.disk.sync_directory(self.directory)
                 self.disk.operations.clear()
+
+
+def _fingerprint(disk: SimulatedDisk, lmdb: bytes | None) -> bytes:
+    """Return a digest of what an image would hold, and of how much of it is not durable."""
+    digest = xxhash.xxh3_128(lmdb or b"")
+
+    def add(directory: Directory) -> None:
+        for name, node in sorted(directory.current.items()):
+            digest.update(name.encode() + b"/")
+            if isinstance(node, Directory):
+                add(node)
+                digest.update(b"..")
+            else:
+                digest.update(len(node.current).to_bytes(8) + bytes(node.current))
+
+    add(disk._root)
+    digest.update(disk.pending().to_bytes(8))
+    return digest.digest()
 
 
 def _transaction(data: bytes | None) -> int:

@@ -19,7 +19,13 @@ from strandline.recovery.check_report import (
 )
 from strandline.tools.cli.params import AsJson, StorePath
 from strandline.tools.cli.plain import to_json
-from strandline.tools.cli.terminal import harmless, out, out_is_terminal, progress_bar, write_line
+from strandline.tools.cli.terminal import (
+    ProgressBar,
+    harmless,
+    out,
+    out_is_terminal,
+    write_line,
+)
 
 EXAMPLES: Final = ("strandline check data", "strandline check data --json")
 
@@ -42,10 +48,10 @@ _WORDS: Final = {
     CheckVerdict.STORE_DAMAGE: "damage in LMDB or IDENTITY",
 }
 _STYLES: Final = {CheckVerdict.SOUND: "bold green", CheckVerdict.TORN_TAIL: "bold yellow"}
-_TITLES: Final[dict[Phase, str]] = {
-    "store": "LMDB, entries",
-    "log": "log, bytes",
-    "operations": "operations, bytes",
+_TITLES: Final[dict[Phase, tuple[str, str]]] = {
+    "store": ("checking LMDB", "entries"),
+    "log": ("checking the log", "bytes"),
+    "operations": ("checking what is to be replayed", "bytes"),
 }
 _LEAST_WIDTH: Final = 30
 _LABEL_WIDTH: Final = 10
@@ -59,10 +65,11 @@ def check(store: StorePath, *, as_json: AsJson = False) -> None:
     3 a torn tail only, 4 damage in the log, 5 a gap in the log, 6 foreign or unsupported,
     7 damage in LMDB or IDENTITY.
     """
-    with progress_bar("checking", "checked") as advance:
+    with ProgressBar(*_TITLES["store"]) as bar:
 
         def tell(seen: CheckProgress) -> None:
-            advance(seen.done, seen.done, seen.total or None)
+            bar.begin(*_TITLES[seen.phase])
+            bar.advance(seen.done, seen.done, seen.total or None)
 
         report = check_store(store, progress=tell)
     if as_json:

@@ -12,7 +12,7 @@ from strandline.tools.cli import dumps
 from strandline.tools.cli.params import StorePath
 from strandline.tools.cli.plain import kinds
 from strandline.tools.cli.stores import codec_of, opened, table_of
-from strandline.tools.cli.terminal import Advance, progress_bar
+from strandline.tools.cli.terminal import ProgressBar
 
 EXAMPLES: Final = (
     "strandline dump data > data.jsonl",
@@ -35,13 +35,13 @@ def dump(store: StorePath, *, table: OneTable = None) -> None:
     dump` reads it again. The last line says how many entries there are; without it the
     dump was cut short.
     """
-    with opened(store) as db, progress_bar("dumping", "entries") as advance:
+    with opened(store) as db, ProgressBar("dumping", "entries") as bar:
         if table is not None:
             table_of(db, table)
-        _dump(db, ["", *db.tables()] if table is None else [table], advance)
+        _dump(db, ["", *db.tables()] if table is None else [table], bar)
 
 
-def _dump(db: Store, names: list[str], advance: Advance) -> None:
+def _dump(db: Store, names: list[str], bar: ProgressBar) -> None:
     with db.snapshot() as snapshot:
         total = sum(len(table_of(db, name)) for name in names)
         lines = [dumps.head_line(snapshot.lsn)]
@@ -57,7 +57,7 @@ def _dump(db: Store, names: list[str], advance: Advance) -> None:
                 done += 1
                 if len(lines) >= _LINES:
                     _write(lines)
-                    advance(done, done, total)
+                    bar.advance(done, done, total)
         lines.append(dumps.end_line(done))
         _write(lines)
 

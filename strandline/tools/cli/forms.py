@@ -90,7 +90,9 @@ class Writing:
         except UnicodeDecodeError as error:
             raise PlainError(f"expected UTF-8, found other bytes: {error}") from error
         except ValueError as error:
-            raise PlainError("expected an integer, as the table's keys are, found other text") from error
+            raise PlainError(
+                "expected an integer, as the table's keys are, found other text"
+            ) from error
 
     # ---- for a person or a program to read
 

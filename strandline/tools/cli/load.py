@@ -23,7 +23,7 @@ from strandline.tools.cli.plain import kinds, to_json
 from strandline.tools.cli.rows import Picker, csv_records, json_records
 from strandline.tools.cli.sources import COMPRESSED_SUFFIXES, STDIN, Source, open_source
 from strandline.tools.cli.stores import codec_of, opened, require_table, table_of
-from strandline.tools.cli.terminal import Advance, note, progress_bar, write_line
+from strandline.tools.cli.terminal import ProgressBar, note, write_line
 
 EXAMPLES: Final = (
     "strandline load data flights.csv.xz --key year --key month --key day --key flight --create",
@@ -107,9 +107,8 @@ def load(
         raise typer.BadParameter("expected --key, the field that is the key, found none")
     started = time.monotonic()
     with open_source(file) as source, opened(store, create=create) as db:
-        job = _Load(db, source, durability)
-        with progress_bar(f"loading {source.name}", "records") as advance:
-            job.advance = advance
+        with ProgressBar(f"loading {source.name}", "records") as bar:
+            job = _Load(db, source, durability, bar)
             if kind is Format.DUMP:
                 job.run(_dumped(job, create=create))
             else:
@@ -187,7 +186,7 @@ class _Load:
     db: Store
     source: Source
     durability: Durability
-    advance: Advance = field(default=lambda _things, _done, _total: None)
+    bar: ProgressBar
     records: int = 0
     """Records that were written."""
     lsn: int | None = None
@@ -231,7 +230,7 @@ class _Load:
         self.records += len(pairs)
         self._items.clear()
         self._size = 0
-        self.advance(self.records, self.source.position, self.source.total)
+        self.bar.advance(self.records, self.source.position, self.source.total)
 
     def _blame(self, error: InvalidRequestError) -> StrandlineError | CommandError:
         """Return an error that names the line that the store did not take."""

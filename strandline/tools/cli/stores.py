@@ -18,7 +18,7 @@ from strandline.codecs import Codec
 from strandline.errors import StoreLockedError
 from strandline.recovery.opening import LOG_NAME, STORE_NAME
 from strandline.tools.cli.failure import CommandError
-from strandline.tools.cli.terminal import note, progress_bar
+from strandline.tools.cli.terminal import ProgressBar, note
 from strandline.wal.identity import IDENTITY_NAME
 
 
@@ -27,10 +27,10 @@ def opened(path: Path, *, create: bool = False) -> Iterator[Store]:
     """Open a store and close it; one that does not exist is made only with `create`."""
     if not create:
         _require_store(path)
-    with progress_bar("recovering", "operations") as advance:
+    with ProgressBar("recovering", "operations") as bar:
 
         def tell(seen: RecoveryProgress) -> None:
-            advance(seen.operations, seen.bytes_done, seen.bytes_total)
+            bar.advance(seen.operations, seen.bytes_done, seen.bytes_total)
 
         try:
             store = strandline.open(path, progress=tell)

@@ -12,8 +12,6 @@ stdout; messages, notes and progress bars go to stderr.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Final
 
 from rich.console import Console
@@ -22,18 +20,19 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 _SHORT: Final = {"\n": r"\n", "\t": r"\t", "\r": r"\r"}
 _BYTES: Final = range(0xDC80, 0xDD00)
 """What the error handler `surrogateescape` makes of bytes that are not UTF-8."""
 
-Advance = Callable[[int, int, int | None], None]
-"""Called with how many things are done, how far that is, and how far the end; None where
-nobody knows."""
+_WIDE: Final = 70
+"""Columns of a terminal from which on a bar has room for more than the share and the time."""
 
 
 def escape(data: str | bytes) -> str:
@@ -91,37 +90,72 @@ def fail(text: str) -> None:
     err().print(Text.assemble(("strandline: ", "bold red"), harmless(text)))
 
 
-class _RateColumn(ProgressColumn):
-    """Things per second."""
+class _ShareColumn(ProgressColumn):
+    """How much of the whole is done, if anybody knows."""
 
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self._unit = unit
+    def render(self, task: Task) -> Text:
+        return Text("" if task.total is None else f"{task.percentage:3.0f}%", no_wrap=True)
+
+
+class _RateColumn(ProgressColumn):
+    """Things, and things per second."""
 
     def render(self, task: Task) -> Text:
         done = int(task.fields["things"])
+        if not done:
+            return Text("")
         speed = done / task.elapsed if task.elapsed else 0.0
-        return Text(f"{done:,} {self._unit}, {speed:,.0f}/s", style="progress.data.speed")
+        return Text(f"{done:,} {task.fields['unit']}, {speed:,.0f}/s", no_wrap=True)
 
 
-@contextmanager
-def progress_bar(title: str, unit: str) -> Iterator[Advance]:
-    """Show a bar on stderr, with rate and time left, if that is a terminal."""
-    console = err()
-    if not console.is_terminal:
-        yield lambda _things, _done, _total: None
-        return
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=None),
-        TextColumn("{task.percentage:>3.0f}%", markup=False),
-        _RateColumn(unit),
-        TimeRemainingColumn(compact=True),
-    )
-    with Progress(*columns, console=console, transient=True, expand=True) as progress:
-        task = progress.add_task(harmless(title), total=None, things=0)
+class ProgressBar:
+    """A bar on stderr, with rate and time left; nothing where that is no terminal."""
 
-        def update(things: int, done: int, total: int | None) -> None:
-            progress.update(task, completed=done, total=total, things=things)
+    def __init__(self, title: str, unit: str) -> None:
+        self._title = title
+        self._unit = unit
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+        console = err()
+        if console.is_terminal:
+            rate = (_RateColumn(),) if console.width >= _WIDE else ()
+            self._progress = Progress(
+                TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+                BarColumn(bar_width=None),
+                _ShareColumn(),
+                *rate,
+                TimeRemainingColumn(compact=True),
+                console=console,
+                transient=True,
+                expand=True,
+            )
 
-        yield update
+    def __enter__(self) -> ProgressBar:
+        """Show it."""
+        if self._progress is not None:
+            self._progress.start()
+            self._add()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take it away."""
+        if self._progress is not None:
+            self._progress.stop()
+
+    def begin(self, title: str, unit: str) -> None:
+        """Go on with another part of the work, unless it is the one that is shown."""
+        if title != self._title:
+            self._title, self._unit = title, unit
+            if self._progress is not None:
+                self._progress.remove_task(self._task)
+                self._add()
+
+    def advance(self, things: int, done: int, total: int | None) -> None:
+        """Show how many things are done, how far that is, and how far the end is, if known."""
+        if self._progress is not None:
+            self._progress.update(self._task, completed=done, total=total, things=things)
+
+    def _add(self) -> None:
+        if self._progress is not None:
+            title = harmless(self._title)
+            self._task = self._progress.add_task(title, total=None, things=0, unit=self._unit)

@@ -77,7 +77,8 @@ def draw(panel: Panel, until: float, interruptions: list[Interruption], width: i
     parts += [
         f'<path class="mark" d="M{at_x(mark):.1f} {base - 7}l4 7h-8z"/>' for mark in panel.marks
     ]
-    parts += [_crash(pause, at_x(pause.killed), base, width) for pause in interruptions]
+    for pause in interruptions:
+        parts.append(_crash(pause, at_x(pause.killed), base, width, pause is interruptions[-1]))
     return "".join([*parts, "</svg>"])
 
 
@@ -92,9 +93,11 @@ def _area(
     )
 
 
-def _crash(pause: Interruption, x: float, base: float, width: int) -> str:
-    fits = x + _LETTER * len(pause.label) + 6 < width
-    at, anchor = (x - 1, "start") if fits else (x + 1, "end")
+def _crash(pause: Interruption, x: float, base: float, width: int, last: bool) -> str:
+    # The last label stands to the right of its line and the others to the left of theirs,
+    # so that two crashes close to each other keep their labels apart.
+    right = last and x + _LETTER * len(pause.label) + 6 < width
+    at, anchor = (x - 1, "start") if right else (x + 1, "end")
     return f'<path class="crash" d="M{x:.1f} {_TOP - 5}V{base}"/>' + _text(
         at, _TOP - 9, pause.label, anchor, "label"
     )

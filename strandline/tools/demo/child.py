@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,6 +54,14 @@ def open_for_writing(path: Path, strategy: WatchedFlush) -> Store:
     )
 
 
+@dataclass(slots=True)
+class Tally:
+    """Calls of one level, and the seconds spent in them."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+
 class Writer:
     """Plays the stream into a store and tells about it."""
 
@@ -60,8 +69,7 @@ class Writer:
         self._store = store
         self._strategy = strategy
         self._output = output
-        self._counts = dict.fromkeys(LEVELS, 0)
-        self._seconds = dict.fromkeys(LEVELS, 0.0)
+        self._tallies = {level: Tally() for level in LEVELS}
         tables = {name: store.table(name, codec=codec) for name, codec in CODECS.items()}
         self._calls: dict[tuple[str, str], Callable[..., Any]] = {
             (name, verb): getattr(table, verb)
@@ -76,14 +84,16 @@ class Writer:
     def sample(self, event: int) -> None:
         """Send how the run goes."""
         now = time.monotonic()
-        counts, seconds = list(self._counts.values()), list(self._seconds.values())
+        tallies = self._tallies.values()
+        counts = [tally.count for tally in tallies]
+        seconds = [tally.seconds for tally in tallies]
         self._strategy.sample_due = now + _SAMPLE_EVERY
         self.tell(messages.Sample.of(now, event, counts, seconds, self._store.stats()))
 
     def play(self, lines: list[bytes], start: Position) -> None:
         """Write everything after `start`; acknowledge each operation when it has returned."""
         output, clock = self._output, time.monotonic
-        counts, seconds, strategy = self._counts, self._seconds, self._strategy
+        tallies, strategy = self._tallies, self._strategy
         done = start.steps
         for event in range(start.event, len(lines)):
             for operation in operations(event, lines[event])[done:]:
@@ -92,8 +102,9 @@ class Writer:
                 ended = clock()
                 done += 1
                 os.write(output, b"%d %d\n" % (event, done))
-                counts[operation.level] += 1
-                seconds[operation.level] += ended - began
+                tally = tallies[operation.level]
+                tally.count += 1
+                tally.seconds += ended - began
                 if ended >= strategy.sample_due:
                     self.sample(event)
             done = 0

@@ -76,8 +76,7 @@ class TerminalScreen:
             f"  reopened in {crash.open_seconds * 1e3:.0f} ms, "
             f"{report.operations_replayed:,} operations replayed"
         )
-        for proof in verdict.proofs:
-            self._console.print(_line(proof))
+        self._console.print(_proofs(verdict.proofs))
         gone = verdict.lost.get(Durability.ASYNC, 0)
         if verdict.position:
             self._console.print(
@@ -94,8 +93,7 @@ def show(console: Console, outcome: Outcome) -> None:
     """Print the proofs at the end, all tables, and the verdict."""
     if outcome.final:
         console.print("[bold]At the end[/]")
-    for proof in outcome.final:
-        console.print(_line(proof))
+        console.print(_proofs(outcome.final))
     for sheet in sheets(outcome):
         console.print()
         console.print(_table(sheet))
@@ -120,11 +118,12 @@ def verdict_line(outcome: Outcome) -> str:
     )
 
 
-def _line(proof: Proof) -> Text:
-    mark = (
-        Text("  holds   ", style="green") if proof.holds else Text("  FAILED  ", style="bold red")
-    )
-    return mark + Text(f"{proof.claim}: {proof.detail}", style="none")
+def _proofs(proofs: list[Proof]) -> Table:
+    table = Table.grid(padding=(0, 0, 0, 2))
+    for proof in proofs:
+        mark = Text("holds", style="green") if proof.holds else Text("FAILED", style="bold red")
+        table.add_row(mark, Text.assemble(f"{proof.claim}: ", (proof.detail, "bold")))
+    return table
 
 
 def _table(sheet: Sheet) -> Table:

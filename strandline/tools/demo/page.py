@@ -150,10 +150,11 @@ def _proofs(outcome: Outcome) -> str:
     ]
     if outcome.final:
         groups.append(("At the end", outcome.final))
-    return "".join(
-        f"<h3>{title}</h3><ul class='proofs'>{''.join(map(_proof, proofs))}</ul>"
+    lists = "".join(
+        f'<div><h3>{title}</h3><ul class="proofs">{"".join(map(_proof, proofs))}</ul></div>'
         for title, proofs in groups
     )
+    return f'<div class="groups">{lists}</div>'
 
 
 def _proof(proof: Proof) -> str:

@@ -54,9 +54,11 @@ def _crashes(outcome: Outcome) -> Sheet:
             row("reopened in", lambda c: f"{c.open_seconds * 1e3:.0f} ms"),
             row("log scanned", lambda c: in_bytes(c.report.bytes_scanned)),
             row("operations replayed", lambda c: f"{c.report.operations_replayed:,}"),
-            row("torn tail", _torn),
+            row("put aside behind the log's end", _torn),
         ],
-        "An ASYNC write is acknowledged before it is in the log: the last 10 ms may be lost.",
+        "An ASYNC write is acknowledged before it is in the log: the last 10 ms may be lost. "
+        "What lies behind the end of the log may be the rest of a write or, in a segment that is "
+        "used again, of its earlier use; it is kept in quarantine.",
     )
 
 
@@ -118,8 +120,8 @@ def _runs(outcome: Outcome) -> Sheet:
             row("checkpoints", lambda s: str(s.checkpoints)),
             row("checkpoint, mean", lambda s: f"{s.checkpoint_mean * 1e3:.0f} ms"),
         ],
-        "A group is the operations of one frame of the log. The figures of a killed run are those of "
-        "its last measurement, at most a tenth of a second before.",
+        "A group is the operations of one frame of the log. The figures of a killed run are those "
+        "of its last measurement, about a tenth of a second before.",
     )
 
 
