@@ -30,6 +30,7 @@ from strandline.engine.catalog import TableRow, Watermark
 from strandline.engine.flush_strategy import FlushStats
 from strandline.engine.layer import Layer
 from strandline.engine.pressure import FLUSH_AT
+from strandline.engine.switching import quick_switching
 from strandline.errors import DiskFullError, StoreFailedError
 from strandline.wal.log_stats import Samples
 from strandline.wal.runtime import Worker

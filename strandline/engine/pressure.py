@@ -91,7 +91,8 @@ class Pressure:
         return (
             f"{engine.path}: {what}; nothing was logged. Dirty "
             f"{engine.index.dirty_bytes():,} of max_dirty_bytes {engine.options.max_dirty_bytes:,}"
-            f", log {engine.log.unstored_bytes():,} of max_log_bytes {engine.options.max_log_bytes:,}. "
+            f", log {engine.log.unstored_bytes():,} of max_log_bytes "
+            f"{engine.options.max_log_bytes:,}. "
             f"{engine.checkpointer.trouble() or 'Flushing goes on.'} Close snapshots that are no "
             "longer needed, or raise the budget"
         )

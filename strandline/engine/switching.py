@@ -37,5 +37,5 @@ def quick_switching() -> Iterator[None]:
     finally:
         with _lock:
             _users -= 1
-            if not _users and abs(sys.getswitchinterval() - _SECONDS) < 1e-6 < _before - _SECONDS:  # noqa: PLR2004
+            if not _users and abs(sys.getswitchinterval() - _SECONDS) < 1e-6 < _before - _SECONDS:
                 sys.setswitchinterval(_before)

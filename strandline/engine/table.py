@@ -226,8 +226,8 @@ class Table(MutableMapping[K, V], Generic[K, V]):
             raise InvalidTypeError(f"incr: expected an int to add, found {type(delta).__name__}")
         if self._codec is not None and not self._codec.name.endswith("/bytes"):
             raise InvalidRequestError(
-                f"incr: {self._state!r} has codec {self._codec.name!r}; counters need a table whose "
-                "values are bytes"
+                f"incr: {self._state!r} has codec {self._codec.name!r}; counters need a table "
+                "whose values are bytes"
             )
         raw = self._raw_key(key)
 
