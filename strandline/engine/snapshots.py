@@ -87,6 +87,12 @@ class SnapshotState:
         """Leave the closing to somebody else: all that a finalizer may do."""
         self._engine.abandoned.append(self.close)
 
+    def __del__(self) -> None:
+        """Give back what an interrupt kept anybody from owning: no lock may be taken here."""
+        number = getattr(self, "_number", None)  # unset where taking it was refused
+        if number is not None and number in self._engine.snapshots:
+            self.close_later()
+
 
 def _note_newest(engine: Engine) -> None:
     held = engine.snapshots.values()

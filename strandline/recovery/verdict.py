@@ -69,7 +69,7 @@ class Verdict:
     stopped: Damage | None = None
     """Where a point-in-time recovery stopped."""
     lossy: bool = False
-    """Salvage went on behind damage above the watermark."""
+    """Salvage kept what no other mode would open with."""
     dropped: list[SegmentScan] = field(default_factory=list)
     """Segments that are part of the torn tail: their header never reached the disk."""
     unused: list[SegmentScan] = field(default_factory=list)
@@ -178,6 +178,8 @@ class _Judge:
         if not kept or kept[-1].scan is not station.scan:
             kept.append(Kept(station.scan))
             self._pass(station.scan.findings)
+            # Only a salvage keeps a segment without a header; nothing else would open with it.
+            self.verdict.lossy |= station.scan.header is None
         kept[-1].runs.append(station.run)
         self.last = max(self.last or 0, station.run.last_lsn)
 

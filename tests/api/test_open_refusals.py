@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import stat
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from strandline import (
     ForeignStoreError,
     InvalidRequestError,
     LogGapError,
-    Store,
     StoreCorruptionError,
     StoreLockedError,
 )
@@ -342,7 +342,7 @@ def test_the_lock_of_a_killed_writer_is_free(tmp_path: Path) -> None:
         db = open_small(tmp_path / "s")
         db[b"k"] = b"v"
         os.write(writer, b"x")
-        os.read(reader, 100), os.read(reader, 1)
+        signal.pause()
 
     child = children.start(hold)
     os.read(reader, 1)
@@ -424,5 +424,3 @@ def _tear(path: Path) -> None:
     data[end - 400 : end] = bytes(400)
     names[-1].write_bytes(data)
 
-
-Opening = Callable[[Path], Store]

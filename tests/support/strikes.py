@@ -30,6 +30,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any, Final
@@ -105,9 +106,17 @@ def strike(n: int, call: Callable[[], Any], *, package: str = PACKAGE) -> Struck
         sys.settrace(each_frame)
         struck.answer = call()
         sys.settrace(None)
-    except BaseException as error:  # noqa: BLE001
+    except BaseException as error:
         struck.error = error
+        _let_go(error)
     finally:
         sys.settrace(None)
         signal.signal(signal.SIGINT, handler)
     return struck
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Drop what the frames of a traceback hold, as it goes when an exception was dealt with."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__

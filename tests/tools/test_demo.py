@@ -11,14 +11,13 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 import strandline
 from strandline import Durability, Store
 from strandline.tools.cli.app import app
 from strandline.tools.demo import messages, run
-from strandline.tools.demo.chart import Interruption, Panel, draw
+from strandline.tools.demo.chart import Interruption, Panel, Points, draw
 from strandline.tools.demo.proof import Found, RunStart, Verdict, differences, judge
 from strandline.tools.demo.source import HEADER, SourceError, find_data, parse, read_lines
 from strandline.tools.demo.totals import Totals, judge_totals
@@ -101,26 +100,31 @@ def test_the_temporary_store_goes_at_the_end_and_stays_with_keep(
 
 
 def add_one(store: Store) -> None:
+    """One counter is one too high."""
     routes = store.table("routes")
     routes.incr(next(iter(routes)))
 
 
 def change_an_aircraft(store: Store) -> None:
+    """One plane is not where it was seen last."""
     aircraft = store.table("aircraft")
     key = next(iter(aircraft))
     aircraft[key] = aircraft[key] | {"status": "diverted"}
 
 
 def change_a_line(store: Store) -> None:
+    """One line of the log table is cut short."""
     events = store.table("events")
     events[next(iter(events))] = b"2013,1,1"
 
 
 def lose_a_line(store: Store) -> None:
+    """The first line is gone."""
     store.table("events").popitem()
 
 
 def lose_the_last_line(store: Store) -> None:
+    """The last line is gone."""
     events = store.table("events")
     del events[next(reversed(events))]
 
@@ -344,10 +348,10 @@ def test_lsns_that_skip_are_found() -> None:
     end, runs = end_of(lines), [RunStart(0, FIRST_LSN)]
     found = found_at(lines, end)
     wrong_last = judge(found, Model(lines), runs, 1, end)
-    assert [p.detail for p in wrong_last.proofs if not p.holds][0].startswith("the last LSN")
+    assert next(p.detail for p in wrong_last.proofs if not p.holds).startswith("the last LSN")
     found.keys[7] += 1
     wrong_key = judge(found, Model(lines), runs, 1, end)
-    assert [p.detail for p in wrong_key.proofs if not p.holds][0].startswith("line 7")
+    assert next(p.detail for p in wrong_key.proofs if not p.holds).startswith("line 7")
 
 
 def test_a_state_that_went_back_is_found() -> None:
@@ -398,6 +402,17 @@ def test_a_kill_after_the_last_operation_meets_an_open_store(tmp_path: Path) -> 
         assert len(db.table("events")) == 20
 
 
+def test_a_run_with_nothing_left_to_do_can_be_killed_too(tmp_path: Path) -> None:
+    """A second kill is not waited for in vain where the first came after the last operation."""
+    lines = read_lines(DATA, 20)
+    end = end_of(lines)
+    for start in (START, end):
+        with Watched(tmp_path / "store", DATA, 20, start) as watched:
+            watched.until_killed(KillPlan(19, 0.3), lambda _: None)
+        assert watched.acknowledged == end
+        assert watched.killed_at is not None
+
+
 def test_messages_come_back_as_they_were_sent() -> None:
     """Every kind of measurement survives the pipe; anything else is refused."""
     for message in (
@@ -420,9 +435,7 @@ def test_messages_come_back_as_they_were_sent() -> None:
 @pytest.mark.parametrize(
     "lines", [[], [[]], [[(0.0, 0.0)]], [[(0.5, 3.0), (9.0, 2e6)], [(9.5, 1.0)]]]
 )
-def test_a_chart_is_well_formed_and_stays_inside(
-    lines: list[list[tuple[float, float]]], width: int
-) -> None:
+def test_a_chart_is_well_formed_and_stays_inside(lines: list[Points], width: int) -> None:
     """Whatever was measured, the drawing is valid and no letter is cut off at the right."""
     pauses = [Interruption("SIGKILL 1", 3.0, 4.0), Interruption("SIGKILL 2", 9.9, 10.0)]
     svg = ElementTree.fromstring(draw(Panel("a < b", lines, [5.0]), 10.0, pauses, width))

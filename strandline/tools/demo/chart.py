@@ -18,7 +18,7 @@ _RIGHT: Final = 10
 _TOP: Final = 22
 _BOTTOM: Final = 26
 _HEIGHT: Final = 190
-_WIDTH_OF_TICK: Final = 75
+_WIDTH_OF_TICK: Final = 55
 _LETTER: Final = 7
 
 

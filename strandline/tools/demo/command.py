@@ -57,6 +57,7 @@ def demo(
 
     Takes about a minute. The exit status is 1 where a proof fails.
     """
+    _check_page(html)
     console = Console(highlight=False)
     seed = secrets.randbits(32) if seed is None else seed
     try:
@@ -64,7 +65,6 @@ def demo(
         lines = read_lines(source, rows)
     except SourceError as error:
         raise CommandError(str(error)) from error
-    _check_page(html)
     with _place(directory, keep=keep) as place:
         console.print(f"{len(lines):,} flights, seed {seed}, store in {place.store}")
         outcome = _run(place, source, lines, seed, console)

@@ -113,7 +113,8 @@ def verdict_line(outcome: Outcome) -> str:
         )
     return (
         f"All {len(outcome.proofs)} proofs hold: {outcome.operations:,} operations of "
-        f"{outcome.rows:,} flights, {len(outcome.crashes)} crashes, nothing lost that may not be; "
+        f"{outcome.rows:,} flights, {len(outcome.crashes)} crashes, "
+        "no acknowledged SYNC or BUFFERED write lost; "
         f"{outcome.seconds:.1f} s"
     )
 

@@ -147,7 +147,7 @@ def _locate(found: Found, model: Model) -> tuple[Position | None, str]:
     if event < 0:
         candidates = [START]
     else:
-        first = model.position.steps if event == model.position.event else 1
+        first = max(1, model.position.steps) if event == model.position.event else 1
         candidates = [Position(event, at) for at in range(first, model.steps(event) + 1)]
     closest: list[str] | None = None
     for position in candidates:

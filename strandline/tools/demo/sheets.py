@@ -166,18 +166,19 @@ def _disk(outcome: Outcome) -> Sheet:
 def _busiest(outcome: Outcome) -> Sheet:
     return Sheet(
         f"The {len(outcome.busiest)} busiest routes",
-        ["route", "flights", "cancelled", "in the air", "late by"],
+        ["route", "flights", "cancelled", "air, min", "late, min"],
         [
             [
                 route.name,
                 f"{route.flights:,}",
                 f"{route.cancelled:,}",
-                f"{route.air_minutes:.0f} min",
-                f"{route.arrival_delay:+.1f} min",
+                f"{route.air_minutes:.0f}",
+                f"{route.arrival_delay:+.1f}",
             ]
             for route in outcome.busiest
         ],
-        "From the store's own counters. Times are means over the flights that departed.",
+        "From the store's own counters: mean minutes in the air, and mean delay at arrival, of the "
+        "flights that departed.",
         [route.flights / max(outcome.busiest[0].flights, 1) for route in outcome.busiest],
     )
 

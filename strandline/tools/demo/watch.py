@@ -30,7 +30,7 @@ class WriterError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class KillPlan:
-    """When to kill: so many seconds after flight `event` was first spoken of."""
+    """When to kill: so many seconds after flight `event` was first spoken of, or after the end."""
 
     event: int
     delay: float
@@ -103,6 +103,8 @@ class Watched:
         self._process.wait()
 
     def _reached(self, event: int) -> bool:
+        if self.finished:
+            return True
         return self.acknowledged != self.start and self.acknowledged.event >= event
 
     # ---- listening
