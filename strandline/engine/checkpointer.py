@@ -303,6 +303,7 @@ class Checkpointer:
                             zip(keys, map(older.entries.__getitem__, keys), strict=True)
                         )
                         self._pause()
+            layer.cut_lsn = layers[0].cut_lsn
             merged[table_id] = layer
         with self._engine.log.mutex:
             index.replace_frozen(merged)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from strandline.engine.process_guard import unregister
 from strandline.engine.stats import FlushReport
-from strandline.errors import StrandlineError
+from strandline.errors import InvalidRequestError, StrandlineError
 
 if TYPE_CHECKING:
     from strandline.engine.engine import Engine
@@ -45,6 +45,11 @@ def close(engine: Engine, *, drain: bool, timeout: float) -> FlushReport:
     """
     if engine.closed_fully:
         return FlushReport(0, 0, 0)
+    if engine.close_lock._is_owned():
+        raise InvalidRequestError(
+            f"{engine.path}: close() was called from a signal handler or a finalizer while the same "
+            "thread was closing the store. It is being closed; nothing more is needed"
+        )
     before = engine.checkpointer.entries_stored
     engine.shut("the store is closed")
     with engine.close_lock:

@@ -121,6 +121,7 @@ class Index:
         """Freeze the active generation at `lsn` and begin the next one."""
         for state in self.states.values():
             if state.entries or state.queued or state.layer.cleared:
+                state.layer.cut_lsn = lsn
                 state.frozen = (state.layer, *state.frozen)
                 state.layer = Layer(self.runtime)
                 state.entries = state.layer.entries
@@ -155,8 +156,13 @@ class Index:
 
     def install(self, state: TableState, key: bytes, entry: Entry) -> None:
         """Make an entry visible, unless a newer one is. Doing it twice changes nothing."""
-        frozen = state.logged and entry[0] <= self.cut_lsn and bool(state.frozen)
-        entries = state.frozen[0].entries if frozen else state.entries
+        entries, frozen = state.entries, False
+        if state.frozen and state.logged and entry[0] <= self.cut_lsn:
+            # The oldest layer that it belongs in: after a failed flush there can be two.
+            for layer in reversed(state.frozen):
+                if layer.cut_lsn is None or entry[0] <= layer.cut_lsn:
+                    entries, frozen = layer.entries, True
+                    break
         old = entries.get(key)
         newest = self.newest_snapshot if state.logged else self.newest_unlogged_snapshot
         if old is None:

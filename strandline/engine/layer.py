@@ -32,11 +32,13 @@ NO_ENTRIES: Final[Entries] = {}
 class Layer:
     """The entries of one table in one generation."""
 
-    __slots__ = ("cleared", "entries", "order")
+    __slots__ = ("cleared", "cut_lsn", "entries", "order")
 
     def __init__(self, runtime: Runtime, *, cleared: bool = False) -> None:
         self.entries: Entries = {}
         self.order = SortedKeys(self.entries, runtime)
+        self.cut_lsn: int | None = None
+        """Operations up to here belong in it, once it is frozen."""
         self.cleared = cleared
         """Nothing below this layer belongs to the table any more."""
 

@@ -147,6 +147,7 @@ class Log:
         self.tail: tuple[Segment, int, int, int]
         """Active segment, offset of the next frame, frames so far, last LSN written."""
         self.started = False
+        self._told = False
         self.ended = False
         """Closed: the files are somebody else's by now."""
 
@@ -197,7 +198,7 @@ class Log:
         """Move the open group to the queue and open the next one. Under the mutex."""
         group = self.group
         following = group.next_lsn()
-        fresh = self._new_group(following)
+        fresh = self._new_group(following, closing=group)
         group.closed_lsn = following - 1
         self.group = fresh  # no interrupt can strike between these two
         self.closed.append(group)
@@ -339,6 +340,9 @@ class Log:
             except OSError as error:
                 if error.errno in OUT_OF_ROOM:
                     raise disk_full(error, segment.path) from error
+                if error.errno == errno.EIO:
+                    self.fail(error, f"{segment.path}: making room behind it failed: {error}")
+                    self._check()
                 raise
             with self.mutex:
                 if self.group.is_empty():
@@ -667,6 +671,7 @@ class Log:
         self._tell_all(what)
 
     def _tell_all(self, what: str) -> None:
+        """Let everybody in the queues know that the log has failed."""
         with self.mutex:
             for group in (*self.unsynced, *self.closed, self.group):
                 if not group.done:
@@ -678,6 +683,7 @@ class Log:
                 group.wake_all()
             self.leading = False
             self.sink.log_changed()
+            self._told = True
 
     @staticmethod
     def _unknown(what: str) -> WriteOutcomeUnknownError:
@@ -688,6 +694,8 @@ class Log:
 
     def _check(self) -> None:
         if self.failure is not None:
+            if not self._told:  # an interrupt struck down the one who met the failure
+                self._tell_all(f"{self.tail[0].path}: {self.failure}")
             raise StoreFailedError(
                 f"{self.tail[0].path}: a sync or write failed earlier ({self.failure}); nothing is "
                 "acknowledged any more. Close the store and open it anew: recovery keeps all that "
@@ -734,7 +742,7 @@ class Log:
             at = min(at, group.opened_at + 2 * self.log_interval)
         self.stall_at = at
 
-    def _new_group(self, first_lsn: int, need: int = 0) -> Group:
+    def _new_group(self, first_lsn: int, need: int = 0, closing: Group | None = None) -> Group:
         """Return an open group that takes no more than the log has room for."""
         if first_lsn > self._ceiling - self._lsn_block // 4:
             return Group(first_lsn, 0)
@@ -742,12 +750,13 @@ class Log:
         limit = self._group_bytes
         if need or self.closed or offset + limit + _FRAME_SLACK > segment.usable:
             limit = max(limit, need)
-            queued = sum(group.size + _FRAME_SLACK for group in self.closed)
+            waiting = (*self.closed, closing) if closing is not None else self.closed
+            queued = sum(group.size + _FRAME_SLACK for group in waiting)
             # What fits into either segment as a whole is sure of a place: an active segment
             # that was made for a large frame can have more room than its successor.
             left = segment.usable - offset
             for prepared in tuple(self.segments.prepared)[:1]:
-                left = max(left, prepared.usable)
+                left = max(left, prepared.usable - fmt.SEGMENT_HEADER_BYTES)
             limit = max(0, min(limit, left - queued - _FRAME_SLACK))
         return Group(first_lsn, limit)
 

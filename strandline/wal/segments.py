@@ -199,7 +199,9 @@ class Segments:
                 oldest = self.sealed[0]
                 if any(segment.id == oldest.id for segment in self.retired):
                     break
-                if oldest.length and len(self.prepared) < _RECYCLED_AT_MOST:
+                if self._disk.kind(oldest.path) == "absent":
+                    pass  # it was renamed, and only the directory's sync failed
+                elif oldest.length and len(self.prepared) < _RECYCLED_AT_MOST:
                     changed = self._recycle(oldest) or changed
                 else:
                     self._disk.unlink(oldest.path)
@@ -232,7 +234,11 @@ class Segments:
             file.close()
             self._disk.unlink(old.path)
             return True
-        self._adopt(old.path, file, length)
+        try:
+            self._adopt(old.path, file, length)
+        except BaseException:
+            file.close()
+            raise
         return False
 
     def _make(self, length: int, *, fill: bool = False) -> None:

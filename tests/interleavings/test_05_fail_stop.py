@@ -301,3 +301,39 @@ def test_opening_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
             rig.open()
         assert not rig.disk._handles
         assert b"v" == rig.open().setdefault(b"k", b"v")
+
+
+@pytest.mark.parametrize("op", ["allocate", "fdatasync", "sync_directory"])
+def test_failed_making_of_a_segment_ends_it_all(tmp_path: Path, op: str) -> None:
+    """EIO while a writer makes the segment that its frame needs: the store fails, not the call.
+
+    Guard: `Log._make_room` fails the log on EIO instead of handing on what the disk raised.
+    """
+    with Rig(tmp_path) as rig:
+        db = rig.open()
+        db.put(b"k", b"0")
+        rig.disk.faults = fail(op, OSError(errno.EIO, "broken"))
+        with pytest.raises(StoreFailedError):
+            db.put(b"large", bytes(100_000))
+        assert HealthState.FAILED is db.health().state
+        assert {b"k": b"0"} == dict(db.scan()) == dict(rig.power_cut("none").open().scan())
+
+
+def test_segment_whose_renaming_was_not_synced_is_let_go(tmp_path: Path) -> None:
+    """The directory's sync fails once when a segment is recycled: the next round goes on.
+
+    Guard: `Segments.release` passes over a segment whose name is gone.
+    """
+    with Rig(tmp_path) as rig:
+        db = rig.open()
+        for number in range(40):
+            db.put(b"k%d" % number, bytes(5000))
+        assert rig.checkpoint()
+        kept = db.stats().log_bytes
+        rig.disk.faults = fail("sync_directory", OSError(errno.EIO, "lost"), path="log")
+        with pytest.raises(OSError, match="lost"):
+            rig.housekeep()
+        rig.housekeep()
+        assert db.stats().log_bytes < kept // 2
+        db.put(b"after", b"1")
+        assert 41 == len(rig.power_cut("none").open())

@@ -79,9 +79,7 @@ class TerminalScreen:
         self._console.print(_proofs(verdict.proofs))
         gone = verdict.lost.get(Durability.ASYNC, 0)
         if verdict.position:
-            self._console.print(
-                f"  ASYNC: {gone:,} acknowledged operations were lost; at most 10 ms of them may be"
-            )
+            self._console.print(f"  ASYNC, acknowledged and lost: {gone:,}. The last 10 ms may be")
         self._progress.update(self._task, description="starting")
 
     def checking(self) -> None:

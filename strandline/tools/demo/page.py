@@ -17,7 +17,7 @@ from strandline.tools.demo.sheets import Sheet, sheets
 _WIDTHS: Final = (360, 720, 1080)
 """The widths that a chart is drawn for; page.css shows the one that fits."""
 _RATE_WINDOW: Final = 0.25
-"""Seconds that a rate is taken over."""
+"""Seconds that a rate is taken over; less in a run that is over at once."""
 
 _LEGEND: Final = (
     '<p class="legend"><span><i class="key-crash"></i>SIGKILL</span>'
@@ -69,6 +69,7 @@ compared with the input.</p>
 
 
 def _tiles(outcome: Outcome) -> str:
+    known = all(crash.verdict.position for crash in outcome.crashes)
     lost = [
         count
         for crash in outcome.crashes
@@ -78,10 +79,10 @@ def _tiles(outcome: Outcome) -> str:
     slowest = max((crash.open_seconds for crash in outcome.crashes), default=0.0)
     tiles = [
         (f"{len(outcome.crashes)}", "crashes"),
-        (f"{sum(lost)}", "acknowledged SYNC and BUFFERED writes lost"),
+        (f"{sum(lost)}" if known else "?", "acknowledged SYNC and BUFFERED writes lost"),
         (f"{slowest * 1e3:.0f} ms", "slowest reopening after a crash"),
     ]
-    if outcome.operations:
+    if outcome.final:
         spared = 1 - outcome.stored / outcome.operations
         tiles.insert(0, (f"{outcome.operations:,}", "operations"))
         tiles.append((f"{spared:.0%}", "of the writes LMDB was spared"))
@@ -132,11 +133,12 @@ def checkpoint_times(samples: list[Sample]) -> list[float]:
 
 def rate_line(samples: list[Sample], began: float) -> Points:
     """Return operations per second over short windows, each in the middle of its window."""
+    window = min(_RATE_WINDOW, (samples[-1].at - samples[0].at) / 8)
     line: list[tuple[float, float]] = []
     earlier = samples[0]
     for sample in samples[1:]:
         took = sample.at - earlier.at
-        if took >= _RATE_WINDOW:
+        if took >= window > 0:
             rate = (sample.operations - earlier.operations) / took
             line.append((earlier.at + took / 2 - began, rate))
             earlier = sample

@@ -149,16 +149,15 @@ def _locate(found: Found, model: Model) -> tuple[Position | None, str]:
     else:
         first = max(1, model.position.steps) if event == model.position.event else 1
         candidates = [Position(event, at) for at in range(first, model.steps(event) + 1)]
-    closest: list[str] | None = None
+    closest: list[str] = []
     for position in candidates:
         model.advance(position)
         differing = differences(found, model.counters, model.aircraft)
         if not differing:
             return position, ""
-        if closest is None or len(differing) < len(closest):
+        if not closest or len(differing) < len(closest):
             closest = differing
-    shown = closest or []
-    return None, f"{len(shown):,} values differ at best; {shown[0] if shown else 'no candidate'}"
+    return None, f"values that differ at best: {len(closest):,}; {closest[0]}"
 
 
 def differences(
