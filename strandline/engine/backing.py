@@ -85,7 +85,7 @@ class Backing:
         self._changing = False
         self._outcome_unknown = False
         self._checkpointing = False
-        self._snapshots: dict[int, weakref.ref[ReadTransaction]] = {}
+        self._snapshots: set[weakref.ref[ReadTransaction]] = set()
         # The newest and those before it that still hold transactions.
         self._views: list[ReadView] = []
         self._leftover: list[bytes] = []
@@ -153,8 +153,7 @@ class Backing:
                 break
             txn.abort()
         snapshot = ReadTransaction(txn, databases, self._origin)
-        key = id(snapshot)
-        self._snapshots[key] = weakref.ref(snapshot, lambda _: self._snapshots.pop(key, None))
+        self._snapshots.add(weakref.ref(snapshot, self._snapshots.discard))
         return snapshot
 
     def checkpoint(self) -> CheckpointTransaction:
@@ -387,7 +386,7 @@ class Backing:
             time.sleep(_PAUSE)
 
     def _living_snapshots(self) -> list[ReadTransaction]:
-        found = [reference() for reference in self._snapshots.copy().values()]
+        found = [reference() for reference in self._snapshots.copy()]
         return [snapshot for snapshot in found if snapshot is not None and not snapshot.ended]
 
     def _await_env(self) -> lmdb.Environment:

@@ -47,8 +47,8 @@ def close(engine: Engine, *, drain: bool, timeout: float) -> FlushReport:
         return FlushReport(0, 0, 0)
     if engine.close_lock._is_owned():
         raise InvalidRequestError(
-            f"{engine.path}: close() was called from a signal handler or a finalizer while the same "
-            "thread was closing the store. It is being closed; nothing more is needed"
+            f"{engine.path}: close() was called from a signal handler or a finalizer while the "
+            "same thread was closing the store. It is being closed; nothing more is needed"
         )
     before = engine.checkpointer.entries_stored
     engine.shut("the store is closed")

@@ -15,6 +15,7 @@ whenever a writer has to do more than write.
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -93,10 +94,10 @@ class Engine:
         self.definitions: list[TableRow | int] = []
         """Tables created (rows) and dropped (ids) since the last cut, in order."""
         self.highest_table_id = max(backing.highest_table_id, DEFAULT_TABLE_ID)
-        self.snapshots: dict[int, tuple[int, int]] = {}
-        """LSN and unlogged version of every open snapshot, by its number."""
-        self.abandoned: deque[Any] = deque()
-        """Snapshots that were dropped without being closed; only flags are set in finalizers."""
+        self.snapshots: dict[weakref.ref[Any], tuple[int, int]] = {}
+        """LSN and unlogged version of every open snapshot."""
+        self.abandoned: deque[weakref.ref[Any]] = deque()
+        """Snapshots that were dropped; all that a finalizer does is to put them here."""
         self.orphaned = False
         """The store object was dropped without being closed."""
         self.on_orphaned: Callable[[], None] = lambda: None
@@ -284,13 +285,22 @@ class Engine:
         with self.log.mutex:
             self.definitions = taken + self.definitions
 
-    # ---- snapshots that were dropped
+    # ---- snapshots
+
+    def note_snapshots(self) -> None:
+        """See up to where older entries have to be kept. Under the mutex."""
+        held = self.snapshots.values()
+        self.index.newest_snapshot = max((lsn for lsn, _ in held), default=-1)
+        self.index.newest_unlogged_snapshot = max((version for _, version in held), default=-1)
 
     def release_abandoned(self) -> None:
-        """Close what finalizers left behind."""
-        while self.abandoned:
-            close: Callable[[], None] = self.abandoned.popleft()
-            close()
+        """Forget the snapshots that nobody holds any more; what they pinned went with them."""
+        if self.abandoned:
+            with self.log.mutex:
+                while self.abandoned:
+                    self.snapshots.pop(self.abandoned[0], None)
+                    self.abandoned.popleft()
+                self.note_snapshots()
 
 
 def _table_id(definition: TableRow | int) -> int:

@@ -66,17 +66,22 @@ class Index:
 
     def add(self, state: TableState) -> None:
         """Take in a table."""
+        view = self._view_of(state.id, (state.layer, *state.frozen))
+        views = MappingProxyType({**self.views, state.id: view})
+        # No interrupt can strike from here on, so that it is there whole or not at all.
+        state.view, self.views = view, views
         self.states[state.id] = state
-        self.refresh(state)
 
     def drop(self, state: TableState) -> None:
         """Forget a table; its view stays with whoever captured it."""
         gone, empty = [state.layer, *state.frozen], Layer(self.runtime, cleared=True)
+        view, retired = self._view_of(state.id, (empty,)), Retired(gone, 0)
+        views = MappingProxyType({k: v for k, v in self.views.items() if k != state.id})
+        # No interrupt can strike before the last of these.
         state.layer, state.frozen, state.entries = empty, (), empty.entries
-        self.retired.append(Retired(gone, 0))
-        self._build_view(state)
-        self.views = MappingProxyType({k: v for k, v in self.views.items() if k != state.id})
-        self.states.pop(state.id, None)  # last: until then an interrupted drop is done again
+        state.view, self.views = view, views
+        self.retired += (retired,)
+        self.states.pop(state.id, None)
 
     def clear(self, state: TableState, through: int | None = None) -> None:
         """Empty a table; entries above the LSN `through`, if one is given, stay."""
@@ -84,36 +89,41 @@ class Index:
         if through is not None:
             kept = [(k, e) for k, e in gone.entries.items() if e[0] > through]
             empty.entries.update((key, (lsn, value, None)) for key, (lsn, value, _) in kept)
+        view, retired = self._view_of(state.id, (empty,)), Retired([gone], 0)
+        views = MappingProxyType({**self.views, state.id: view})
+        # No interrupt can strike from here on: what is written next is seen.
         state.layer, state.entries = empty, empty.entries
-        self.retired.append(Retired([gone], 0))
-        self.refresh(state)
+        state.view, self.views = view, views
+        self.retired += (retired,)
 
     def refresh(self, state: TableState) -> None:
         """Build the view of one table anew."""
-        self._build_view(state)
-        self.views = MappingProxyType({**self.views, state.id: state.view})
+        view = self._view_of(state.id, (state.layer, *state.frozen))
+        views = MappingProxyType({**self.views, state.id: view})
+        state.view, self.views = view, views
 
     def refresh_all(self) -> None:
         """Build all views anew, to be seen in one step by whoever captures `views`."""
         for state in self.states.values():
-            self._build_view(state)
+            state.view = self._view_of(state.id, (state.layer, *state.frozen))
         self.views = MappingProxyType({s.id: s.view for s in self.states.values()})
 
-    def _build_view(self, state: TableState) -> None:
+    def _view_of(self, table_id: int, generations: tuple[Layer, ...]) -> View:
+        """Return what a reader of a table with these layers, newest first, is to see."""
         layers: list[Layer] = []
         reads_store = True
-        for layer in (state.layer, *state.frozen):
+        for layer in generations:
             layers.append(layer)
             if layer.cleared:
                 reads_store = False
                 break
         below: Callable[[bytes], bytes | None] = absent
         if reads_store:
-            below = self.read_view.getter(state.id)
+            below = self.read_view.getter(table_id)
         for layer in reversed(layers[2:]):
             below = partial(_get_through, layer.entries, below)
         frozen = layers[1].entries if len(layers) > 1 else NO_ENTRIES
-        state.view = View(state.entries, frozen, below, tuple(layers), reads_store)
+        return View(layers[0].entries, frozen, below, tuple(layers), reads_store)
 
     # ---- generations
 

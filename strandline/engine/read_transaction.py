@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Callable
 from itertools import islice
 from typing import Final
 
@@ -31,7 +30,7 @@ Items = list[tuple[bytes, bytes]]
 class ReadTransaction:
     """Reads at one commit, from any thread, one at a time."""
 
-    __slots__ = ("__weakref__", "_databases", "_end", "_lock", "_origin", "_txn", "version")
+    __slots__ = ("__weakref__", "_databases", "_expired", "_lock", "_origin", "_txn", "version")
 
     def __init__(self, txn: lmdb.Transaction[bytes], databases: Databases, origin: Origin) -> None:
         self.version: Final = txn.id()
@@ -40,7 +39,9 @@ class ReadTransaction:
         self._databases = databases
         self._origin = origin
         self._lock = threading.RLock()
-        self._end: Callable[[], StrandlineError] = self._closed
+        # Not a bound method: in a cycle with itself a snapshot that is dropped would keep its
+        # slot until the garbage collector comes.
+        self._expired = False
 
     def get(self, table_id: int, key: bytes) -> bytes | None:
         """Return the value of a key, or None if it is not there."""
@@ -110,11 +111,11 @@ class ReadTransaction:
 
     def close(self) -> None:
         """End the transaction; a second call does nothing."""
-        self._finish(self._closed)
+        self._finish(expired=False)
 
     def expire(self) -> None:
         """End the transaction because the map has to grow."""
-        self._finish(self._expired)
+        self._finish(expired=True)
 
     def abandon(self) -> object:
         """Give the transaction up without ending it, as a forked child must."""
@@ -123,30 +124,32 @@ class ReadTransaction:
         txn, self._txn = self._txn, None
         return txn
 
-    def _finish(self, end: Callable[[], StrandlineError]) -> None:
+    def _finish(self, *, expired: bool) -> None:
         with self._lock:
             txn, self._txn = self._txn, None
             if txn is not None:
-                self._end = end
+                self._expired = expired
                 txn.abort()
 
     def _live(self) -> lmdb.Transaction[bytes]:
         if self._txn is None:
-            raise self._end()
+            raise self._ended()
         return self._txn
 
     def _explained(self, error: lmdb.Error) -> Exception:
         if self._txn is None:
-            return self._end()
+            return self._ended()
         if error.code == 0:
             # py-lmdb's own: the transaction ended with its environment.
-            return self._expired()
+            return self._outlived()
         return explain(error, self._origin.path, "reading")
 
-    def _closed(self) -> StrandlineError:
+    def _ended(self) -> StrandlineError:
+        if self._expired:
+            return self._outlived()
         return StoreClosedError(f"{self._origin.path}: this snapshot is closed; take a new one")
 
-    def _expired(self) -> StrandlineError:
+    def _outlived(self) -> StrandlineError:
         return SnapshotExpiredError(
             f"{self._origin.path}: the snapshot of commit {self.version} was ended because the "
             "environment was opened anew, most likely to grow; take a new one"

@@ -118,9 +118,7 @@ def _chunks(
             if last and owned:
                 snapshot.close()
             yield chunk
-    except GeneratorExit:  # dropped half-way, maybe by the garbage collector
-        if owned:
-            snapshot.close_later()
+    except GeneratorExit:  # dropped half-way, maybe by the garbage collector: take no lock
         raise
     except BaseException:
         if owned:

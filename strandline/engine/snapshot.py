@@ -122,8 +122,3 @@ class Snapshot(TableSnapshot):
     ) -> None:
         """Close it."""
         self.close()
-
-    def __del__(self) -> None:
-        """Leave a forgotten one to the checkpointer: nothing may be locked here."""
-        for state in getattr(self, "_held", ()):
-            state.close_later()

@@ -4,11 +4,15 @@ A snapshot captures every table's view and begins an LMDB read transaction under
 mutex; from then on writers keep the older entries that it can see. Where writes are
 queued below what is already visible, it waits for them to land, so that it holds
 exactly the operations up to its LSN.
+
+What is open is known by weak references, so that one that nobody holds any more, because
+it was forgotten or because an interrupt came before anybody had it, is noticed without a
+finalizer in Python, which could be interrupted itself.
 """
 
 from __future__ import annotations
 
-import itertools
+import weakref
 from collections.abc import Callable
 
 from strandline.engine.backing import ReadTransaction
@@ -20,13 +24,11 @@ from strandline.engine.table_state import TableState
 from strandline.errors import DiskFullError, StoreFailedError, WriteOutcomeUnknownError
 from strandline.wal.group import Group
 
-_numbers = itertools.count()
-
 
 class SnapshotState:
     """What an open snapshot holds. Close it: it pins memory and LMDB's pages."""
 
-    __slots__ = ("_engine", "_number", "lsn", "txn", "unlogged_version", "views")
+    __slots__ = ("__weakref__", "_engine", "_key", "lsn", "txn", "unlogged_version", "views")
 
     def __init__(self, engine: Engine) -> None:
         """Take a snapshot of everything that is visible now."""
@@ -34,7 +36,7 @@ class SnapshotState:
         engine.release_abandoned()
         log, index = engine.log, engine.index
         self._engine = engine
-        self._number = next(_numbers)
+        self._key = weakref.ref(self, engine.abandoned.append)
         with log.mutex:
             if engine.closing:
                 engine.check_open()
@@ -43,8 +45,8 @@ class SnapshotState:
             self.unlogged_version = index.unlogged_version
             self.views: Views = index.views
             self.txn: ReadTransaction = engine.backing.begin_snapshot()
-            engine.snapshots[self._number] = (self.lsn, self.unlogged_version)
-            _note_newest(engine)
+            engine.snapshots[self._key] = (self.lsn, self.unlogged_version)
+            engine.note_snapshots()
         if wait is not None:
             try:
                 wait()
@@ -75,29 +77,13 @@ class SnapshotState:
     def close(self) -> None:
         """Let go of what is held; a second call does nothing."""
         with self._engine.log.mutex:
-            if self._engine.snapshots.pop(self._number, None) is None:
+            if self._engine.snapshots.pop(self._key, None) is None:
                 return
-            _note_newest(self._engine)
+            self._engine.note_snapshots()
         self.txn.close()
         self.views = {}
         if self._engine.index.retired:
             self._engine.checkpointer.wake()
-
-    def close_later(self) -> None:
-        """Leave the closing to somebody else: all that a finalizer may do."""
-        self._engine.abandoned.append(self.close)
-
-    def __del__(self) -> None:
-        """Give back what an interrupt kept anybody from owning: no lock may be taken here."""
-        number = getattr(self, "_number", None)  # unset where taking it was refused
-        if number is not None and number in self._engine.snapshots:
-            self.close_later()
-
-
-def _note_newest(engine: Engine) -> None:
-    held = engine.snapshots.values()
-    engine.index.newest_snapshot = max((lsn for lsn, _ in held), default=-1)
-    engine.index.newest_unlogged_snapshot = max((version for _, version in held), default=-1)
 
 
 def _cut_point(engine: Engine) -> tuple[int, Callable[[], None] | None]:

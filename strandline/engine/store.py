@@ -60,6 +60,7 @@ class Store(Table[bytes, bytes]):
         stored with the table, and one that differs is refused; left out, they are as
         stored. `durability` is this handle's default.
         """
+        self._check()
         level = self._level if durability is None else check_level(durability)
         if name == "" and codec is None and logged is None:
             return Table(self, self._state, self._writes, level)

@@ -32,6 +32,7 @@ from strandline.errors import (
     InvalidRequestError,
     InvalidTypeError,
     LogCorruptionError,
+    LogGapError,
     StoreCorruptionError,
 )
 from strandline.options import Options, make_options
@@ -40,6 +41,7 @@ from strandline.recovery.report import RecoveryReport
 from strandline.recovery.survey import Survey, survey
 from strandline.recovery.tail import Settlement, ended_cleanly, settle, sweep_damaged
 from strandline.wal.disk import Disk
+from strandline.wal.format import segment_id_of, segment_name
 from strandline.wal.identity import (
     IDENTITY_NAME,
     IDENTITY_NEW_NAME,
@@ -48,7 +50,7 @@ from strandline.wal.identity import (
     write_identity,
 )
 from strandline.wal.lockfile import LOCK_NAME, WriterLock
-from strandline.wal.log import OUT_OF_ROOM, Log
+from strandline.wal.log import OUT_OF_ROOM, Log, LogSettings
 from strandline.wal.real_disk import RealDisk
 from strandline.wal.runtime import Runtime, SystemRuntime
 from strandline.wal.segments import SealedSegment, Segments
@@ -127,6 +129,7 @@ class _Opening:
             progress=self._options.progress,
             monotonic=self._runtime.monotonic,
         )
+        self._refuse_no_log()
         identity = self._next_epoch(identity, found)
         next_lsn = self._next_lsn(identity, found)
         settled = settle(
@@ -165,7 +168,8 @@ class _Opening:
         except FileNotFoundError:
             pass
         names = disk.listdir(self._log_dir) if disk.kind(self._log_dir) == "directory" else []
-        if names:
+        first = os.path.join(self._log_dir, segment_name(1))
+        if names and not (names == [segment_name(1)] and _is_empty(disk, first)):
             raise StoreCorruptionError(
                 f"{os.path.join(directory, IDENTITY_NAME)}: expected the store's identity, found "
                 f"nothing although {self._log_dir} holds {len(names)} files. Restore IDENTITY from "
@@ -187,9 +191,24 @@ class _Opening:
                 )
         if disk.kind(self._log_dir) == "absent":
             disk.mkdir(self._log_dir)
+        if not names:
+            # From here on there always is a segment, so that none at all is a gap.
+            disk.open(first, "create").close()
+            disk.sync_directory(self._log_dir)
         disk.sync_directory(directory)
         write_identity(disk, directory, identity)
         return identity
+
+    def _refuse_no_log(self) -> None:
+        """Refuse a log without any segment, of which LMDB cannot tell how far it went."""
+        if self._options.recovery in ("point-in-time", "salvage"):
+            return
+        if not any(segment_id_of(name) for name in self._disk.listdir(self._log_dir)):
+            raise LogGapError(
+                f"{self._log_dir}: expected at least one segment, found none: whatever was "
+                "written after the last checkpoint is gone. Restore the log from a backup, or "
+                'open with recovery="point-in-time" to go on with what LMDB holds'
+            )
 
     def _next_epoch(self, identity: Identity, found: Survey) -> Identity:
         """Make the epoch of this opening durable, and with it the LSNs that it may issue."""
@@ -225,22 +244,21 @@ class _Opening:
         def raise_ceiling(lsn: int) -> None:
             write_identity(self._disk, self._directory, identity._replace(lsn_ceiling=lsn))
 
-        self._log = Log(
-            self._runtime,
-            segments,
+        start = LogSettings(
             uuid=identity.uuid,
             epoch=identity.epoch,
             next_lsn=next_lsn,
+            previous=sealed[-1] if sealed else None,
+            stored_lsn=backing.watermark.lsn,
             lsn_ceiling=identity.lsn_ceiling,
             lsn_block=options.lsn_block,
             raise_ceiling=raise_ceiling,
-            previous=sealed[-1] if sealed else None,
-            stored_lsn=backing.watermark.lsn,
             group_bytes=options.group_bytes,
             log_interval=options.log_interval,
             sync_interval=options.sync_interval,
             max_log_bytes=options.max_log_bytes,
         )
+        self._log = Log(self._runtime, segments, start)
         reserve = DiskReserve(
             os.path.join(self._directory, RESERVE_NAME), options.disk_reserve_bytes, self._disk
         )
@@ -264,6 +282,16 @@ class _Opening:
         engine.replayed_lsn = max(engine.replayed_lsn, found.last_lsn)
         engine.replayed_operations = replay.operations
         return replay, self._runtime.monotonic() - started
+
+
+def _is_empty(disk: Disk, path: str) -> bool:
+    if disk.kind(path) != "file":
+        return False
+    file = disk.open(path, "r")
+    try:
+        return file.size() == 0
+    finally:
+        file.close()
 
 
 def _absolute(path: Any) -> str:

@@ -237,8 +237,8 @@ def _continuation(
         for scan in verdict.unused
         if scan.segment_id > last and scan not in verdict.dropped
     ]
-    if behind and (not last or mode == "tolerate-torn-tail"):
-        anchor = max(behind) + 1
+    if (behind and (not last or mode == "tolerate-torn-tail")) or (not last and verdict.last_lsn):
+        anchor = max(behind) + 1 if behind else scans[0].segment_id
         return anchor, anchor + 1
     if last:
         return None, last + 1

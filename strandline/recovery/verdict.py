@@ -43,6 +43,7 @@ from strandline.recovery.segment_scan import Run, SegmentScan
 from strandline.wal.damage import GAPS, NEVER_TORN, Damage, DamageKind
 from strandline.wal.format import FRAME_HEADER_BYTES, SYNC_MARK_PAYLOAD, aligned, segment_name
 
+_GIVING_UP: Final = ("point-in-time", "salvage")
 SYNC_MARK_BYTES: Final = aligned(FRAME_HEADER_BYTES + len(SYNC_MARK_PAYLOAD))
 
 
@@ -104,6 +105,7 @@ class _Judge:
         self.verdict = Verdict()
         self.last: int | None = None
         """The last LSN of the kept runs."""
+        self.nothing_left = False
         self.explained = False
         """What was passed over or given up can have held LSNs up to the watermark."""
 
@@ -121,7 +123,10 @@ class _Judge:
             self._refuse_watermark(last)
         verdict.last_lsn = max(last, self.watermark)
         used = {kept.scan.segment_id for kept in verdict.kept}
+        # What lies before the last kept segment was one once, whatever is left of it.
         through = max(used, default=0)
+        if self.nothing_left:
+            through = self.scans[-1].segment_id + 1
         verdict.unused = [
             scan
             for scan in self.scans
@@ -192,6 +197,10 @@ class _Judge:
         trailing = [s for s in self.scans if scan is None or s.segment_id > scan.segment_id]
         behind = [s for s in trailing if self._holds(s)]
         gone = self._missing_successor(scan, trailing)
+        if scan is None and not behind and self.watermark and self.mode in _GIVING_UP:
+            # There was a log, and not one valid frame or header is left of it.
+            gone = self.scans[0].trouble if self.scans else None
+            self.nothing_left = gone is not None
         headless = [s for s in behind if s.runs]
         gaps = [gone] if gone else []
         gaps += [s.trouble for s in behind if s.trouble and not s.runs]

@@ -16,6 +16,8 @@ from tests.support.logs import (
     LogDisk,
     look,
     lsns,
+    mend,
+    quarantined,
     refused,
     replay,
     sample,
@@ -147,3 +149,33 @@ def test_frames_that_read_differently_the_second_time_raise() -> None:
     disk.flip(log.path(2), log.data_frames[4].offset)
     with pytest.raises(LogCorruptionError, match="a moment ago"):
         replay(found)
+
+
+def test_a_log_of_which_only_a_successor_is_left_opens_when_it_is_given_up() -> None:
+    """LMDB has all up to the watermark: salvage goes on from there, the default refuses."""
+    log = sample()
+    disk = log.on_disk()
+    for segment_id in (1, 2, 3):
+        disk.unlink(log.path(segment_id))
+    refused(disk, StoreCorruptionError, "do not fit", watermark=13)
+    modes: tuple[RecoveryMode, ...] = ("point-in-time", "salvage")
+    for mode in modes:
+        found = look(disk, watermark=13, mode=mode)
+        assert (13, [], 5) == (found.last_lsn, replay(found), found.anchor_id)
+        assert [DamageKind.SEGMENT_HEADER] == [damage.kind for damage in found.damages]
+    mend(found)
+    assert 13 == look(disk, watermark=13).last_lsn
+
+
+def test_a_log_of_which_nothing_is_valid_is_put_aside_whole() -> None:
+    """The bytes are kept, and the log goes on from the watermark."""
+    log = LogBuilder()
+    log.open()
+    log.data()
+    disk = log.on_disk()
+    image = disk.content(log.path(1)).replace(b"\x01", b"\x02")
+    disk.put(log.path(1), image)
+    refused(disk, StoreCorruptionError, "do not fit", watermark=1)
+    mend(look(disk, watermark=1, mode="salvage"))
+    assert [image] == quarantined(disk)
+    assert 1 == look(disk, watermark=1).last_lsn

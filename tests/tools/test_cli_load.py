@@ -1,4 +1,4 @@
-"""`load`: formats, compression, keys, and what it does with files that are not as they should be."""
+"""`load`: formats, compression, keys, and files that are not as they should be."""
 
 from __future__ import annotations
 
