@@ -32,7 +32,8 @@ class Batch:
         """The last LSN, once the batch is written; None if it was empty or unlogged."""
 
     def __enter__(self) -> Batch:
-        """Begin to collect."""
+        """Begin to collect; a batch is written once."""
+        self._refuse_if_over()
         return self
 
     def __exit__(
@@ -70,8 +71,7 @@ class Batch:
         self._push(table, table._raw_key(key), None)
 
     def _push(self, table: Table[Any, Any], key: bytes, value: bytes | None) -> None:
-        if self._done:
-            raise InvalidRequestError("this batch is over; begin another with db.batch()")
+        self._refuse_if_over()
         if table._store is not self._store:
             raise InvalidRequestError(f"{table!r} belongs to another store than this batch")
         state = table._state
@@ -83,6 +83,10 @@ class Batch:
         _, keys, values = self._parts.setdefault(state.id, (state, [], []))
         keys.append(key)
         values.append(value)
+
+    def _refuse_if_over(self) -> None:
+        if self._done:
+            raise InvalidRequestError("this batch is over; begin another with db.batch()")
 
 
 class TableBatch:

@@ -54,7 +54,7 @@ class Checkpointer:
         self._engine = engine
         self._queue: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._worker: Worker | None = None
-        self._stopping = False
+        self.stopping = False
         self._retry_at = 0.0
         self._last_error: BaseException | None = None
         self.requested = 0
@@ -75,7 +75,7 @@ class Checkpointer:
 
     def stop(self, timeout: float) -> None:
         """Ask the thread to end and wait up to `timeout` seconds."""
-        self._stopping = True
+        self.stopping = True
         self.wake()
         if self._worker is not None:
             self._worker.join(timeout)
@@ -94,12 +94,12 @@ class Checkpointer:
         return ticket
 
     def _loop(self) -> None:
-        while not self._stopping:
+        while not self.stopping:
             try:
                 self._queue.get(timeout=_TICK if self._has_work() else None)
             except queue.Empty:
                 pass
-            if self._stopping:
+            if self.stopping:
                 break
             if self._engine.orphaned:
                 self._engine.on_orphaned()
@@ -240,6 +240,7 @@ class Checkpointer:
                 lsn = log.next_lsn() - 1 if engine.started else engine.replayed_lsn
                 since, engine.dirty_since = engine.dirty_since, None
                 index.cut(lsn)
+                engine.flush_mark = 0  # what is frozen counts: the next write looks at once
                 definitions = engine.take_definitions()
                 highest = engine.highest_table_id
                 break

@@ -22,7 +22,7 @@ def flush(engine: Engine, timeout: float) -> FlushReport:
     ticket = checkpointer.request()
     deadline = engine.runtime.monotonic() + timeout
     while checkpointer.served < ticket and engine.log.failure is None:
-        if engine.runtime.monotonic() >= deadline or engine.closed_fully:
+        if engine.runtime.monotonic() >= deadline or checkpointer.stopping:
             break
         engine.runtime.sleep(_POLL)
     return report(engine, before)

@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from strandline.engine.engine import HOLD_BACK
+from strandline.engine.pressure import DELAY_FROM
 from strandline.wal.log_stats import Samples
 
 if TYPE_CHECKING:
@@ -156,8 +156,8 @@ def diagnose(engine: Engine) -> Health:
     trouble = engine.checkpointer.trouble()
     if trouble:
         return Health(HealthState.DEGRADED, trouble)
-    if engine.attention & HOLD_BACK:
-        share = engine.pressure.ratio()
+    share = engine.pressure.ratio()
+    if share >= DELAY_FROM:
         return Health(HealthState.THROTTLED, f"a budget is {share:.0%} full")
     return Health(HealthState.OK, "")
 

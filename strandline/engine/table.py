@@ -101,6 +101,7 @@ class Table(MutableMapping[K, V], Generic[K, V]):
             value = entry[1]
         else:
             if type(raw) is not bytes or not 0 < len(raw) < 512:
+                del active, frozen  # an error that is kept would keep them with its traceback
                 checked = check_key(raw)
                 if checked is not raw:
                     return self.get(cast(K, checked), default)

@@ -18,7 +18,7 @@ from itertools import repeat
 from typing import Any, Final, NamedTuple, NoReturn
 
 from strandline.engine.engine import Engine
-from strandline.engine.layer import ENTRY_BYTES, Entries, Entry, View, linked
+from strandline.engine.layer import ENTRY_BYTES, Entries, Entry, View, linked, weight
 from strandline.engine.table_state import Queued, TableState
 from strandline.errors import BatchTooLargeError, InvalidRequestError
 from strandline.options import Durability
@@ -120,6 +120,8 @@ class WritePath:
             index.active_bytes += len(value or b"") - len(old[1] or b"")
             if index.newest_snapshot >= 0:
                 entry = linked(entry, old, index.newest_snapshot)
+                if entry[2] is old:  # a snapshot still sees it: it goes on taking its room
+                    index.active_bytes += weight(key, old)
         group.size += need
         items += (state.delete_tag if value is None else state.put_tag, key, value)
         entries[key] = entry
@@ -347,6 +349,7 @@ class WritePath:
                 break
             if isinstance(step, View):
                 fetched = (step.below, step.below(key))  # LMDB may read from disk: no lock is held
+                del step
             else:
                 log.make_room(step)
         if step.level is SYNC and step.group is not None:
@@ -377,6 +380,7 @@ class WritePath:
             if fetched is None or fetched[0] is not view.below:
                 return view
             base = fetched[1]
+        del view  # an error that is kept would keep its layers with the traceback
         answer, value = decide(base)
         if value is KEEP:
             if queued is None:

@@ -119,7 +119,7 @@ def is_recycled(scan: SegmentScan, scans: Sequence[SegmentScan], watermark: int)
     file's name changes: so its own place is empty, and the next segment that is still
     there says that it ended at or below the watermark.
     """
-    if scan.stray is None or scan.stray.segment_id >= scan.segment_id:
+    if scan.stray is None:
         return False
     for other in scans:
         if other.segment_id == scan.stray.segment_id and other.size:

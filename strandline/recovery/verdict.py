@@ -259,7 +259,9 @@ class _Judge:
             scan.stamp.epoch != headless[0].stamp.epoch and not (scan.seal and scan.seal.clean)
         )
         threshold = max(first, headless[0].runs[0].first_lsn) if jumped else first
-        if claim >= threshold or self.watermark >= first:
+        # A log that LMDB has something from is never without a synced segment.
+        alone = scan is None and self.watermark > 0
+        if claim >= threshold or self.watermark >= first or alone:
             return self._lose(troubles, first, last, max(claim, self.watermark))
         self._tear(troubles[0])
         self.verdict.dropped = headless

@@ -188,7 +188,6 @@ _PADDING: Final = tuple(b"\0" * (-length % ALIGNMENT) for length in range(ALIGNM
 def encode_frame(
     kind: int,
     payload: bytes,
-    *,
     count: int,
     first_lsn: int,
     synced_lsn: int,

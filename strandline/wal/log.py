@@ -6,6 +6,9 @@ Three locks, taken in this order and never the other way:
     append lock   log_tail.py     one frame at a time, and turning to the next segment
     mutex         log_queues.py   the groups, and whatever the sink keeps under it
 
+Two more, taken under any of the first two and around the mutex at most: one fdatasync at
+a time (a group's, or a seal's), and one raising of the LSN ceiling.
+
 The mutex is held for microseconds and never across a system call, but for the definition
 of a table. All three know their owner, so that re-entry is refused instead of hanging.
 
@@ -58,20 +61,26 @@ class Log(LogTail):
         """Write and sync what is queued, seal the log, and let go of its files.
 
         `clean` also claims that no LSN above the last one was ever issued, so it must
-        not be set while anybody can still write. Raises the error that stopped it.
+        not be set while anybody can still write. Raises the error that stopped it; after
+        an interrupt another call goes on from there.
         """
         with self.sync_lock:
             try:
-                if self.failure is None:
+                if self.failure is None and not self.ended:
                     self._sync_locked()
                     with self.append_lock:
                         self.segments.name_successor()
                         self._seal(fmt.FLAG_CLEAN if clean else 0)
-            finally:
-                with self.append_lock:
-                    self.ended = True
-                    self.segments.close()
-                    self.tail[0].file.close()
+            except Exception:
+                self._let_go()
+                raise
+            self._let_go()
+
+    def _let_go(self) -> None:
+        with self.append_lock:
+            self.ended = True
+            self.segments.close()
+            self.tail[0].file.close()
 
     def files(self) -> list[DiskFile]:
         """Return every open file, for a forked child to close."""
@@ -150,9 +159,8 @@ class Log(LogTail):
             self._append_pending()
 
     def sync_through(self, lsn: int) -> None:
-        """Return when everything up to `lsn` is on disk and published; raises in FAILED."""
+        """Return when everything up to `lsn` is on disk and published."""
         with self.sync_lock:
-            self._check()
             if self.synced_lsn < lsn or self.unsynced or self.closed:
                 self._sync_locked()
 

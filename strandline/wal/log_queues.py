@@ -82,6 +82,8 @@ class LogQueues:
         self.sync_lock = runtime.owned_lock()
         self.append_lock = runtime.owned_lock()
         self.mutex = runtime.owned_lock()
+        self._one_sync = runtime.owned_lock()
+        self._one_raising = runtime.owned_lock()
         self.stats = LogStats()
         self.log_interval = settings.log_interval
         self.sync_interval = settings.sync_interval

@@ -56,17 +56,17 @@ class LogTail(LogQueues):
         if offset + need > segment.usable:
             segment, offset, frames, _ = self._turn(need)
         synced = self.synced_lsn
-        frame = fmt.encode_frame(
+        frame = fmt.encode_frame(  # by position: every group comes through here
             fmt.TYPE_DATA,
             payload,
-            count=group.closed_lsn - group.first_lsn + 1,
-            first_lsn=group.first_lsn,
-            synced_lsn=synced,
-            stored_lsn=self.stored_lsn,
-            time_ns=self.runtime.time_ns(),
-            segment_id=segment.id,
-            salt=segment.salt,
-            epoch=self.epoch,
+            group.closed_lsn - group.first_lsn + 1,
+            group.first_lsn,
+            synced,
+            self.stored_lsn,
+            self.runtime.time_ns(),
+            segment.id,
+            segment.salt,
+            self.epoch,
         )
         if segment.file.pwrite(frame, offset) != need:
             _finish_write(segment.file, frame, offset)
@@ -159,17 +159,17 @@ class LogTail(LogQueues):
             self.tail = (segment, offset + len(mark), frames + 1, lsn)
 
     def _fdatasync(self, file: DiskFile) -> None:
-        self._check()
-        started = self.runtime.monotonic()
-        try:
-            file.fdatasync()
-        except OSError as error:
-            self.failure = error
-            self._fail(f"{file.path}: fdatasync failed: {error}")
-        # The kernel reports an error once: of two syncs of one file, one returns as if nothing
-        # had happened.
-        self._check()
-        self.stats.synced(self.runtime.monotonic() - started)
+        # One at a time, a group's and a seal's: the kernel reports an error once, so of two
+        # syncs of one file one would return as if nothing had happened.
+        with self._one_sync:
+            self._check()
+            started = self.runtime.monotonic()
+            try:
+                file.fdatasync()
+            except OSError as error:
+                self.failure = error
+                self._fail(f"{file.path}: fdatasync failed: {error}")
+            self.stats.synced(self.runtime.monotonic() - started)
 
     def make_room(self, need: int) -> None:
         """Write the open group and see to it that `need` more bytes can join one.
@@ -204,10 +204,11 @@ class LogTail(LogQueues):
 
     def raise_ceiling(self) -> None:
         """Make the LSNs of the next block issuable, durably first."""
-        ceiling = (self.group.first_lsn // self._lsn_block + 2) * self._lsn_block
-        if ceiling > self._ceiling:
-            self._raise_ceiling(ceiling)
-            self._ceiling = ceiling
+        with self._one_raising:  # a writer and the housekeeping would write one file
+            ceiling = (self.group.first_lsn // self._lsn_block + 2) * self._lsn_block
+            if ceiling > self._ceiling:
+                self._raise_ceiling(ceiling)
+                self._ceiling = ceiling
 
     def retry_full(self) -> None:
         """Try again after ENOSPC; raises DiskFullError where there still is no room."""

@@ -85,7 +85,7 @@ def test_commit_does_not_begin_before_the_sync_is_over(tmp_path: Path, level: Du
 def test_no_commit_after_a_failed_sync(tmp_path: Path) -> None:
     """The fdatasync that a checkpoint asks for fails: it commits nothing, then or later.
 
-    Guard: `Log._fdatasync` raises, and `Log.sync_through` raises ever after.
+    Guard: `Log._fdatasync` raises, and `Log._check` ever after.
     """
     history = History()
     with Rig(tmp_path) as rig:
@@ -103,7 +103,7 @@ def test_no_commit_after_a_failed_sync(tmp_path: Path) -> None:
 def test_no_commit_in_failed_though_all_is_on_disk(tmp_path: Path) -> None:
     """A failed log commits nothing more, not even what was synced before the failure.
 
-    Guard: `Log.sync_through` looks at `failure` first.
+    Guard: the look at `log.failure` before `txn.commit` in `Checkpointer._pass`.
     """
     history = History()
     with Rig(tmp_path) as rig:

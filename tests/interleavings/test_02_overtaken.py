@@ -33,8 +33,10 @@ def in_flight(rig: Rig, *calls: tuple[Any, ...]) -> Iterator[tuple[Gate, Call]]:
     call = Call(*calls[0])
     assert gate.reached.wait(30)
     assert 5 == db.stats().last_lsn
-    yield gate, call
-    gate.opened.set()
+    try:
+        yield gate, call
+    finally:
+        gate.opened.set()
     call.answer()
 
 
@@ -68,6 +70,28 @@ def test_snapshot_of_what_is_visible_waits_for_what_is_below(
             assert expected == dict(snapshot.scan())
             assert b"5" == snapshot.get(b"five")
         assert expected == scanning.answer()
+
+
+def test_snapshot_waits_for_what_is_being_written(tmp_path: Path) -> None:
+    """The same for a BUFFERED write 2 that is on its way to the page cache, below 3.
+
+    Guard: `log.drain` as the wait that `_cut_point` asks for.
+    """
+    with Rig(tmp_path) as rig:
+        db = rig.open()
+        db.put(b"k", b"1")
+        gate = rig.disk.faults = Gate("pwrite", path=".wal")
+        two = Call(db.put, b"k", b"2", durability=BUFFERED)
+        assert gate.reached.wait(30)
+        db.put(b"a", b"3", durability=ASYNC)
+        taking = Call(db.snapshot)
+        while not db.engine.snapshots:
+            taking.wait(0.001)
+        assert b"1" == db.get(b"k")
+        gate.opened.set()
+        with taking.answer() as snapshot:
+            assert {b"k": b"2", b"a": b"3"} == dict(snapshot.scan())
+        two.answer()
 
 
 def test_snapshot_below_what_is_in_flight_does_not_wait(tmp_path: Path) -> None:
@@ -176,7 +200,7 @@ def test_late_batch_lands_below_the_newer(tmp_path: Path) -> None:
 def test_cut_over_a_group_that_fails(tmp_path: Path) -> None:
     """5 never lands: what waits for it is told so, and reads go on without it.
 
-    Guard: `Log._tell_all` empties the groups that it fails.
+    Guard: what `SnapshotState` makes of the error of its wait.
     """
     with Rig(tmp_path) as rig:
         db = rig.open()

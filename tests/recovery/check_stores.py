@@ -19,6 +19,7 @@ from strandline.recovery.check_report import CheckReport, CheckVerdict
 from strandline.wal.format import (
     FRAME_HEADER_BYTES,
     SEGMENT_HEADER_BYTES,
+    TYPE_DATA,
     decode_frame_header,
     encode_frame,
 )
@@ -38,7 +39,12 @@ def fill(path: Path, crash_to: Path | None = None) -> None:
             db.put(b"key%05d" % number, VALUE, durability=Durability.BUFFERED)
         db.sync()
         if crash_to is not None:
-            shutil.copytree(path, crash_to)
+            copy_open(path, crash_to)
+
+
+def copy_open(store: Path, target: Path) -> None:
+    """Copy the files of an open store, but for those that get another name meanwhile."""
+    shutil.copytree(store, target, ignore=shutil.ignore_patterns("*.tmp"))
 
 
 def segments(store: Path) -> list[Path]:
@@ -47,10 +53,10 @@ def segments(store: Path) -> list[Path]:
 
 
 def frames(path: Path) -> list[int]:
-    """Where the frames of a sound segment begin."""
+    """Where the frames with operations of a sound segment begin; a sync mark has none."""
     data, at, found = path.read_bytes(), SEGMENT_HEADER_BYTES, []
     while header := decode_frame_header(data[at : at + FRAME_HEADER_BYTES]):
-        found.append(at)
+        found += [at] if header.type == TYPE_DATA else []
         at += -(-(FRAME_HEADER_BYTES + header.payload_length) // 8) * 8
     return found
 

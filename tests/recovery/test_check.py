@@ -23,6 +23,7 @@ from strandline.wal.real_disk import RealDisk
 from tests.recovery.check_stores import (
     NEVER,
     RECORDS,
+    copy_open,
     fill,
     flip,
     frames,
@@ -96,7 +97,7 @@ def test_tables_that_came_and_went_are_sound(tmp_path: Path) -> None:
         db.drop_table("gone")
         db.table("bare", logged=False).put(b"k", b"v")
         db.sync()
-        shutil.copytree(tmp_path / "data", tmp_path / "copy")
+        copy_open(tmp_path / "data", tmp_path / "copy")
     for name in ("data", "copy"):
         report = check_store(tmp_path / name)
         assert report.findings == (), name

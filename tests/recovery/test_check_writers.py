@@ -18,6 +18,7 @@ from strandline.recovery.check_report import CheckProgress, CheckVerdict
 from tests.recovery.check_stores import (
     NEVER,
     ROOT,
+    copy_open,
     fill,
     flip,
     frames,
@@ -138,7 +139,7 @@ def test_a_torn_tail_beside_a_writer_is_not_reported(tmp_path: Path) -> None:
         end = frames(path)[-1]
         flip(path, end + 5)
         beside = check_store(store)
-        shutil.copytree(store, tmp_path / "copy")
+        copy_open(store, tmp_path / "copy")
         flip(path, end + 5)
     assert beside.findings == ()
     only(check_store(tmp_path / "copy"), CheckVerdict.TORN_TAIL)

@@ -229,6 +229,20 @@ def test_stale_frames_of_a_recycled_file_are_no_part_of_the_log() -> None:
     assert frames[2].offset == found.torn.offset
 
 
+def test_a_torn_frame_behind_a_stale_one_is_torn() -> None:
+    """Of two unsynced frames the second can land alone, behind what the file held before."""
+    log = sample()
+    end = len(log.active.content)
+    log.data(1, salt=1)
+    torn = log.data(1)
+    disk = log.on_disk()
+    disk.flip(log.path(3), torn.offset + FRAME_HEADER_BYTES)
+    found = look(disk)
+    assert 13 == found.last_lsn
+    assert found.torn is not None
+    assert (end, torn.end) == (found.torn.offset, end + found.torn.dropped_bytes + 5)
+
+
 def test_frames_of_an_older_epoch_in_the_same_segment_are_stale() -> None:
     """The epoch is part of a frame's identity: neither read nor a sign of anything."""
     log = sample()

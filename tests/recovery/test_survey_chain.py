@@ -163,6 +163,24 @@ def test_a_last_segment_that_was_written_over_by_another_is_a_gap() -> None:
     refused(disk, LogGapError, f"{log.path(3)}.*misplaced")
 
 
+def test_a_copy_of_a_segment_is_never_a_recycled_file() -> None:
+    """Also where all that the copied segment holds is in LMDB."""
+    log = sample()
+    disk = log.on_disk()
+    disk.put(log.path(3), disk.content(log.path(1)))
+    refused(disk, LogGapError, f"{log.path(3)}.*misplaced", watermark=9)
+
+
+def test_a_segment_that_was_renamed_before_it_was_stored_is_put_aside() -> None:
+    """A later name does not make it a recycled file: salvage keeps the bytes."""
+    log = sample()
+    disk = log.on_disk()
+    disk.rename(log.path(2), log.path(4))
+    found = look(disk, watermark=8, mode="salvage")
+    assert [(4, True)] == [(aside.segment_id, aside.whole) for aside in found.asides]
+    assert ((9, 9),) == found.given_up
+
+
 def test_a_recycled_file_is_an_empty_successor() -> None:
     """A segment that was given back carries its old header under the new name."""
     log = sample()
@@ -218,6 +236,16 @@ def test_a_predecessor_that_has_grown_is_a_gap() -> None:
     other.seal()
     disk.put(log.path(1), other.image(1))
     refused(disk, LogGapError, f"{log.path(2)}: offset 0, LSN 8: link")
+
+
+def test_frames_that_a_successor_does_not_know_are_a_gap() -> None:
+    """An earlier recovery went on without them; now they would come back from the dead."""
+    log = sample()
+    log.spares.clear()
+    log.epoch = 2
+    log.open(jump=1000, previous_last_lsn=12)
+    log.data()
+    refused(log.on_disk(), LogGapError, f"{log.path(4)}: offset 0, LSN 14: link")
 
 
 def test_a_contradiction_below_the_watermark_is_reported() -> None:

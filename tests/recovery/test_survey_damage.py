@@ -264,3 +264,16 @@ def test_a_changed_byte_of_padding_is_found_by_the_seal() -> None:
     found = look(disk)
     assert [1] == lsns(replay(found))
     assert [DamageKind.SEAL] == [damage.kind for damage in found.damages]
+
+
+def test_the_only_segment_of_a_used_log_does_not_lose_its_header_to_a_power_cut() -> None:
+    """LMDB has something of the log, so its segment was synced: damage, not a torn tail."""
+    log = LogBuilder(first_id=7, next_lsn=100)
+    log.open()
+    log.data()
+    disk = log.on_disk()
+    disk.flip(log.path(7), 20)
+    refused(disk, LogCorruptionError, "segment-header", watermark=99)
+    found = look(disk, watermark=99, mode="point-in-time")
+    assert (99, ((100, 100),)) == (found.last_lsn, found.given_up)
+    assert [100] == lsns(replay(look(disk, watermark=99, mode="salvage")))

@@ -10,7 +10,7 @@ import pytest
 from strandline.options import RecoveryMode
 from strandline.recovery.tail import Settlement
 from strandline.wal.format import SEGMENT_HEADER_BYTES
-from strandline.wal.log import Log
+from strandline.wal.log import Log, LogSettings
 from strandline.wal.runtime import SystemRuntime
 from strandline.wal.segments import Segments
 from tests.support.faults import fail
@@ -199,9 +199,7 @@ def write_on(disk: SimulatedDisk, settlement: Settlement, next_lsn: int, epoch: 
     """Begin to write behind a settled log, as opening does."""
     runtime = SystemRuntime()
     segments = Segments(disk, runtime, LOG, 65536, settlement.sealed, settlement.last_id)
-    log = Log(
-        runtime,
-        segments,
+    settings = LogSettings(
         uuid=UUID,
         epoch=epoch,
         next_lsn=next_lsn,
@@ -215,6 +213,7 @@ def write_on(disk: SimulatedDisk, settlement: Settlement, next_lsn: int, epoch: 
         sync_interval=1.0,
         max_log_bytes=1 << 30,
     )
+    log = Log(runtime, segments, settings)
     log.start(Silent())
     return log
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import random
 import struct
 import threading
@@ -174,6 +175,7 @@ class Rig:
     def open(self, **options: Any) -> Store:
         """Open the store; once more too, when it was closed."""
         self._runtime = SystemRuntime() if self._threads else HandRuntime(self._number)
+        self._show_lmdb()
         settings = {**self._options, "disk": self.disk, "runtime": self._runtime, **options}
         unlooked = mock.patch("strandline.engine.probe.probe", new=_trusting)
         with contextlib.nullcontext() if self._probe else unlooked:
@@ -291,8 +293,8 @@ class Rig:
         image._number = next(self._numbers)
         disk.rename(str(self._top), str(image._top))
         disk.sync_directory(str(self._base))
-        disk.operations.clear()
         image._settle_in()
+        disk.operations.clear()
         return image
 
     @property
@@ -304,17 +306,23 @@ class Rig:
         return path.read_bytes() if path.exists() else None
 
     def _settle_in(self) -> None:
-        """Make the real directory, and LMDB's as the simulated disk shows it."""
+        """Make the real directory, with the copy of LMDB in it."""
         self._family.append(self)
         store = Path(self.directory, "store")
         store.parent.mkdir(parents=True)
         if self._lmdb is not None:
             store.mkdir(mode=0o700)
             (store / "data.mdb").write_bytes(self._lmdb)
-            if self.disk.kind(str(store)) == "absent":
-                self.disk.mkdir(str(store))
-                self.disk.sync_directory(self.directory)
-                self.disk.operations.clear()
+        self._show_lmdb()
+
+    def _show_lmdb(self) -> None:
+        """Let the simulated disk have a directory where LMDB's is."""
+        store = str(Path(self.directory, "store"))
+        if os.path.exists(store) and self.disk.kind(store) == "absent":
+            hook, self.disk.faults = self.disk.faults, None
+            self.disk.mkdir(store)
+            self.disk.sync_directory(self.directory)
+            self.disk.faults = hook
 
 
 def _fingerprint(disk: SimulatedDisk, lmdb: bytes | None) -> bytes:

@@ -89,7 +89,7 @@ def strike(n: int, call: Callable[[], Any], *, package: str = PACKAGE) -> Struck
                     struck.where = f"{code.co_qualname}:{frame.f_lineno} {name}"
                     # Nothing is watched from here on, for this function's frame looks, too.
                     sys.settrace(None)
-                    _ = -trip  # type: ignore[operator]
+                    _ = -trip
                     return None
                 left -= 1
         return each_opcode

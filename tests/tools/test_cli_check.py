@@ -1,4 +1,4 @@
-"""`check`: its words, its JSON and its exit statuses. What it finds: tests/recovery/test_check.py."""
+"""`check`: its words, its JSON and its statuses; tests/recovery/test_check.py has what it finds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from strandline.tools.cli.check import STATUS
 from strandline.wal.identity import encode_identity, read_identity
 from strandline.wal.real_disk import RealDisk
 from tests.recovery.check_stores import RECORDS, fill, flip, frames, segments
-from tests.tools.command import on_terminal, piped, run
+from tests.tools.command import ROOT, on_terminal, piped, run
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +92,9 @@ def test_status_and_json_agree(store: Path, verdict: CheckVerdict) -> None:
     words = run("check", store)
     assert words.exit_code == STATUSES[verdict]
     assert all(each["next_step"] in words.stdout for each in found["findings"])
+    # A store that does not open replays nothing.
+    opens = not any(each["fatal"] for each in found["findings"])
+    assert ("opening replays" in words.stdout) == opens
 
 
 def test_the_facts_are_in_the_json(store: Path) -> None:
@@ -102,6 +105,17 @@ def test_the_facts_are_in_the_json(store: Path) -> None:
     assert found["store"]["values_checked"] is True
     assert found["writer"] is None
     assert len(found["uuid"]) == 32
+
+
+def test_the_reference_has_every_field(store: Path) -> None:
+    """docs/command.md names each field of the JSON and each status."""
+    DAMAGES[CheckVerdict.LOG_DAMAGE](store)
+    found = json.loads(run("check", store, "--json").stdout)
+    text = (ROOT / "docs" / "command.md").read_text()
+    fields = [*found, *found["log"], *found["store"], *found["findings"][0], "pid", "started"]
+    assert [name for name in fields if f"`{name}`" not in text] == []
+    for verdict, status in STATUSES.items():
+        assert f"| {status} | `{verdict.value}` |" in text
 
 
 def test_a_sound_store_in_words(store: Path) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
@@ -59,7 +61,10 @@ class Verbs(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run a verb and turn what it raises into a message and a status."""
         try:
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            finally:
+                _flush()
         except CommandError as error:
             fail(str(error))
             raise typer.Exit(error.status) from error
@@ -90,6 +95,20 @@ def _load(verb: str, module_name: str) -> Any:
     command = typer.main.get_command(alone)
     command.name = verb
     return command
+
+
+def _flush() -> None:
+    """Write out what is printed while an error can still be told; raises CommandError."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # What is left in the buffer would fail again when the interpreter ends.
+        nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        raise CommandError(f"stdout: {error.strerror or error}; the output is not whole") from error
 
 
 def _disarm(error: Exception) -> None:

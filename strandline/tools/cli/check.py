@@ -9,14 +9,8 @@ from typing import Any, Final
 import typer
 from rich.text import Text
 
-from strandline.recovery.check import check_store
-from strandline.recovery.check_report import (
-    CheckProgress,
-    CheckReport,
-    CheckVerdict,
-    Finding,
-    Phase,
-)
+from strandline.recovery.check_report import Phase
+from strandline.tools.check import CheckProgress, CheckReport, CheckVerdict, Finding, check_store
 from strandline.tools.cli.params import AsJson, StorePath
 from strandline.tools.cli.plain import to_json
 from strandline.tools.cli.terminal import (
@@ -126,7 +120,8 @@ def _facts(report: CheckReport) -> list[tuple[str, str]]:
             f"{log.segments} segments, {log.frames:,} frames, {log.operations:,} operations, {span}"
         )
         facts.append(("log", text))
-        if not log.clean and writer is None and log.to_replay is not None:
+        fatal = any(finding.fatal for finding in report.findings)
+        if not (log.clean or fatal or writer or log.to_replay is None):
             facts.append(("", f"not closed in order: opening replays {log.to_replay:,} operations"))
     lmdb = report.store
     if lmdb is not None:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import strandline
 from strandline import RecoveryProgress, Store, Table
@@ -21,13 +21,16 @@ from strandline.tools.cli.failure import CommandError
 from strandline.tools.cli.terminal import ProgressBar, note
 from strandline.wal.identity import IDENTITY_NAME
 
+_PATIENCE: Final = 0.5
+"""Seconds that a recovery may take without a progress bar."""
+
 
 @contextmanager
 def opened(path: Path, *, create: bool = False) -> Iterator[Store]:
     """Open a store and close it; one that does not exist is made only with `create`."""
     if not create:
         _require_store(path)
-    with ProgressBar("recovering", "operations") as bar:
+    with ProgressBar("recovering", "operations", delay=_PATIENCE) as bar:
 
         def tell(seen: RecoveryProgress) -> None:
             bar.advance(seen.operations, seen.bytes_done, seen.bytes_total)

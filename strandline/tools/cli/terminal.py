@@ -12,6 +12,7 @@ stdout; messages, notes and progress bars go to stderr.
 from __future__ import annotations
 
 import sys
+import time
 from typing import Final
 
 from rich.console import Console
@@ -111,51 +112,59 @@ class _RateColumn(ProgressColumn):
 class ProgressBar:
     """A bar on stderr, with rate and time left; nothing where that is no terminal."""
 
-    def __init__(self, title: str, unit: str) -> None:
+    def __init__(self, title: str, unit: str, *, delay: float = 0.0) -> None:
+        """Show it once work has gone on for `delay` seconds."""
         self._title = title
         self._unit = unit
+        self._from = time.monotonic() + delay
         self._progress: Progress | None = None
-        self._task = TaskID(0)
+        self._task: TaskID | None = None
         console = err()
         if console.is_terminal:
-            rate = (_RateColumn(),) if console.width >= _WIDE else ()
-            self._progress = Progress(
-                TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+            # What cannot shrink comes first; the bar takes the rest.
+            columns: list[ProgressColumn] = [
+                TextColumn("{task.description}", markup=False, table_column=_whole()),
                 BarColumn(bar_width=None),
-                _ShareColumn(),
-                *rate,
-                TimeRemainingColumn(compact=True),
-                console=console,
-                transient=True,
-                expand=True,
-            )
+                _ShareColumn(table_column=_whole()),
+                TimeRemainingColumn(compact=True, table_column=_whole()),
+            ]
+            if console.width >= _WIDE:
+                columns.insert(-1, _RateColumn(table_column=_whole()))
+            self._progress = Progress(*columns, console=console, transient=True, expand=True)
 
     def __enter__(self) -> ProgressBar:
-        """Show it."""
-        if self._progress is not None:
-            self._progress.start()
-            self._add()
+        """Begin."""
+        self._show()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Take it away."""
-        if self._progress is not None:
+        if self._progress is not None and self._task is not None:
             self._progress.stop()
 
     def begin(self, title: str, unit: str) -> None:
         """Go on with another part of the work, unless it is the one that is shown."""
         if title != self._title:
             self._title, self._unit = title, unit
-            if self._progress is not None:
+            if self._progress is not None and self._task is not None:
                 self._progress.remove_task(self._task)
-                self._add()
+                self._task = None
+                self._show()
 
     def advance(self, things: int, done: int, total: int | None) -> None:
         """Show how many things are done, how far that is, and how far the end is, if known."""
         if self._progress is not None:
-            self._progress.update(self._task, completed=done, total=total, things=things)
+            self._show()
+            if self._task is not None:
+                self._progress.update(self._task, completed=done, total=total, things=things)
 
-    def _add(self) -> None:
-        if self._progress is not None:
-            title = harmless(self._title)
-            self._task = self._progress.add_task(title, total=None, things=0, unit=self._unit)
+    def _show(self) -> None:
+        if self._progress is None or self._task is not None or time.monotonic() < self._from:
+            return
+        self._progress.start()
+        title = harmless(self._title)
+        self._task = self._progress.add_task(title, total=None, things=0, unit=self._unit)
+
+
+def _whole() -> Column:
+    return Column(no_wrap=True)
