@@ -226,25 +226,23 @@ class Backing:
         self._reopen(size)
 
     def close(self) -> None:
-        """Close everything; a second call does nothing.
+        """Close everything; a second call does what an interrupt left undone.
 
         A checkpoint that hangs in a dead disk is not waited for: its environment stays
         open to the end of the process.
         """
-        if self._ended:
-            return
         self._ended = True
         for view in self._views:
             view.retire()
         for snapshot in self._living_snapshots():
             snapshot.close()
-        env, self._env = self._env, None
-        if env is None:
-            return
-        if self._checkpointing:
-            _graveyard.append(env)
-        else:
-            env.close()
+        env = self._env
+        if env is not None:
+            if self._checkpointing:
+                _graveyard.append(env)
+            else:
+                env.close()
+            self._env = None
 
     def forget_after_fork(self) -> None:
         """In a forked child: let go of everything without touching the parent's environment."""
@@ -391,11 +389,11 @@ class Backing:
 
     def _await_env(self) -> lmdb.Environment:
         while True:
+            if self._ended:
+                raise StoreClosedError(f"{self.path}: the store is closed")
             env = self._env
             if env is not None and not self._changing:
                 return env
-            if self._ended:
-                raise StoreClosedError(f"{self.path}: the store is closed")
             time.sleep(_PAUSE)
 
     def _live(self) -> lmdb.Environment:

@@ -117,6 +117,7 @@ class Engine:
         self.started = True
         self._threads = LogThreads(self.log, self.on_tick)
         self.checkpointer.start()
+        self.log.wake_ticker()  # segments that an earlier opening left can go
         if self.index.dirty_count() or self.definitions:
             self.note_dirty()
 

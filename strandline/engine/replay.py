@@ -112,6 +112,8 @@ class Replay:
         if op in (CREATE, DROP):
             self._define(lsn, op, table_id, key, value)
             return
+        if op not in (CLEAR, PUT, DELETE):
+            raise PayloadError(f"LSN {lsn}: unknown operation {op}")
         state = self._engine.index.states.get(table_id)
         if state is None:
             if not self._salvage:
@@ -123,8 +125,6 @@ class Replay:
             state = self._create(table_id, f"salvaged-{table_id}", "bytes", logged=True)
         if op == CLEAR:
             self._engine.index.clear(state)
-        elif op not in (PUT, DELETE):
-            raise PayloadError(f"LSN {lsn}: unknown operation {op}")
         elif type(key) is not bytes or (type(value) is bytes) != (op == PUT):
             raise PayloadError(f"LSN {lsn}: a put or delete without what it needs")
         else:

@@ -306,7 +306,7 @@ def _absolute(path: Any) -> str:
         raise InvalidRequestError(
             f"path: expected the name of a directory, found {name!r}; give another path"
         )
-    return os.path.abspath(name)
+    return os.path.realpath(name)
 
 
 def _look_at(disk: Disk, directory: str) -> None:

@@ -185,7 +185,7 @@ def decode_segment_header(block: bytes) -> SegmentHeader | None:
 _PADDING: Final = tuple(b"\0" * (-length % ALIGNMENT) for length in range(ALIGNMENT))
 
 
-def encode_frame(
+def encode_frame(  # noqa: PLR0917 - by name costs as much as the checksums
     kind: int,
     payload: bytes,
     count: int,

@@ -200,5 +200,5 @@ def _checksums(block: bytes) -> tuple[int, int]:
 def _damaged(path: str, offset: int, expected: str, found: str) -> NoReturn:
     raise StoreCorruptionError(
         f"{path}: damaged: offset {offset}: expected {expected}, found {found}; "
-        f"run `strandline repair {os.path.dirname(path)}`, or restore a backup"
+        f"run `strandline check {os.path.dirname(path)}` to see what else is, and restore a backup"
     )

@@ -152,7 +152,7 @@ def _refusal(path: str, owner: Owner | None) -> StoreLockedError:
             )
         return StoreLockedError(
             f"{expected} by process {_named(owner.pid)}, since {owner.started}: "
-            "close the store there, or open it here with read_only=True",
+            "close the store there, then open it here",
             owner.pid,
         )
     holders = _holders(path)
@@ -162,7 +162,7 @@ def _refusal(path: str, owner: Owner | None) -> StoreLockedError:
         if holders:
             return StoreLockedError(
                 f"{expected} by process {named}, which {LOCK_NAME} does not name: "
-                "close the store there, or open it here with read_only=True",
+                "close the store there, then open it here",
                 holders[0],
             )
         return StoreLockedError(

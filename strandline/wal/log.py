@@ -71,6 +71,8 @@ class Log(LogTail):
                     with self.append_lock:
                         self.segments.name_successor()
                         self._seal(fmt.FLAG_CLEAN if clean else 0)
+                    self.segments.close_retired(self.tail[0])
+                    self.segments.release(self.stored_lsn, recycle=False)
             except Exception:
                 self._let_go()
                 raise

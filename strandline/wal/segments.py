@@ -189,7 +189,7 @@ class Segments:
                 self._disk.unlink(path)  # it would take the room that the disk lacks
             raise
 
-    def release(self, lsn: int) -> None:
+    def release(self, lsn: int, *, recycle: bool = True) -> None:
         """Recycle or remove the sealed segments whose last LSN is at most `lsn`."""
         changed = False
         while True:
@@ -201,7 +201,7 @@ class Segments:
                     break
                 if self._disk.kind(oldest.path) == "absent":
                     pass  # it was renamed, and only the directory's sync failed
-                elif oldest.length and len(self.prepared) < _RECYCLED_AT_MOST:
+                elif recycle and oldest.length and len(self.prepared) < _RECYCLED_AT_MOST:
                     changed = self._recycle(oldest) or changed
                 else:
                     self._disk.unlink(oldest.path)

@@ -184,7 +184,7 @@ def test_reads_in_the_middle_of_a_landing(tmp_path: Path, level: Durability) -> 
 
         def halting(*args: Any) -> None:
             install(*args)
-            if next(count) == 4:
+            if next(count) == 1:
                 middle.set()
                 assert go_on.wait(30)
 

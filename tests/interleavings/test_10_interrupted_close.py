@@ -23,7 +23,10 @@ from tests.support.strikes import strike
 
 ASYNC, BUFFERED = Durability.ASYNC, Durability.BUFFERED
 
-EXPECTED = {("", b"k%03d" % n): b"v" for n in range(30)} | {("", b"sync"): b"1", ("", b"weak"): b"2"}
+EXPECTED = {("", b"k%03d" % n): b"v" for n in range(30)} | {
+    ("", b"sync"): b"1",
+    ("", b"weak"): b"2",
+}
 
 
 def filled(base: Path) -> Rig:
@@ -88,7 +91,7 @@ def test_open(tmp_path: Path) -> None:
         db = base.open()
         db.put(b"sync", b"1")
         db.put(b"weak", b"2", durability=BUFFERED)
-        for n in itertools.count(0, 7):
+        for n in itertools.count(0, 13):
             rig = base.kill()
             struck = strike(n, rig.open)
             if struck.error is None:

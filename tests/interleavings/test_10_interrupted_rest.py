@@ -15,7 +15,7 @@ import pytest
 from strandline import Durability, InvalidRequestError
 from strandline.engine.store import Store
 from tests.support.rig import Rig
-from tests.support.sweep import ASYNC, LEVELS, NOTHING, SYNC, Attempt, Values, sweep
+from tests.support.sweep import ASYNC, LEVELS, NEVER, SYNC, Attempt, Values, sweep
 
 
 @pytest.mark.parametrize("verb", ["put", "put_many", "incr", "append", "clear"])
@@ -49,7 +49,7 @@ def test_unlogged(tmp_path: Path, verb: str) -> None:
             wanted = {("views", b"x"): None, ("views", b"y"): None}
             return Attempt(views.clear, wanted)
 
-        assert sweep(rig, attempt, others, reopen_every=NOTHING) > 5
+        assert sweep(rig, attempt, others, reopen_every=NEVER) > 5
         assert rig.checkpoint()
         assert dict(views.scan()) == dict(rig.power_cut().open().table("views").scan())
 
@@ -184,6 +184,6 @@ def test_read(tmp_path: Path, read: str) -> None:
             db.put(b"k%03d" % (n % 3), b"%d" % n, durability=ASYNC)
             return Attempt(lambda: READS[read](db))
 
-        assert sweep(rig, attempt, reopen_every=NOTHING) > 3
+        assert sweep(rig, attempt, reopen_every=NEVER) > 3
         slots = db.engine.backing._env.readers().count("\n")  # type: ignore[union-attr]
         assert slots < 8, f"{slots} reader slots of LMDB are taken"

@@ -158,6 +158,17 @@ def test_a_frame_behind_garbage_that_is_no_mark_goes_with_it() -> None:
     assert found.torn is not None
 
 
+def test_a_claimed_frame_behind_a_lost_remark_is_kept() -> None:
+    """Frames without operations that a later release wrote can rot: no LSN is missing."""
+    log = sample()
+    log.active.content += b"\xa5" * 88
+    log.data()
+    log.data()
+    found = look(log.on_disk())
+    assert log.operations == replay(found)
+    assert (found.torn, len(found.damages)) == (None, 1)
+
+
 def test_a_damaged_seal_before_a_sound_segment_is_reported() -> None:
     """The next header says that nothing came behind the last frame."""
     log = sample()

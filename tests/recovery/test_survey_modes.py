@@ -101,6 +101,7 @@ def test_salvage_reads_a_segment_whose_header_is_lost() -> None:
     found = look(disk, mode="salvage")
     assert log.operations == replay(found)
     assert found.given_up == ()
+    assert found.checkpoint_first, "no other mode would read it"
     assert [DamageKind.SEGMENT_HEADER] == [damage.kind for damage in found.damages]
 
 

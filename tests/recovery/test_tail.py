@@ -6,16 +6,14 @@ import pytest
 
 from strandline.errors import DiskFullError, InvalidRequestError, LogCorruptionError
 from strandline.options import RecoveryMode
-from strandline.recovery.tail import ended_cleanly, settle, sweep_damaged
+from strandline.recovery.tail import settle, sweep_damaged
 from strandline.wal.damage import DamageKind
 from strandline.wal.format import SEGMENT_HEADER_BYTES
 from strandline.wal.runtime import SystemRuntime
 from tests.support.faults import fail
 from tests.support.logs import (
-    DATA,
     LOG,
     QUARANTINE,
-    UUID,
     LogBuilder,
     content,
     look,
@@ -122,8 +120,23 @@ def test_the_successors_name_is_durable_before_the_seal() -> None:
     disk = log.on_disk()
     disk.unlink(log.path(4))
     disk.sync_directory(LOG)
+    disk.operations.clear()
     mend(look(disk))
     assert "file" == disk.crash("none").kind(log.path(4))
+    steps = [(op.op, op.path) for op in disk.operations]
+    made, put = steps.index(("create", log.path(4))), steps.index(("rename", log.path(3)))
+    assert ("sync_directory", LOG) in steps[made:put]
+
+
+def test_a_file_that_ends_within_its_last_padding_is_written_whole() -> None:
+    """The frame is valid without it, and the seal must start aligned."""
+    log = sample()
+    disk = log.on_disk()
+    last = log.data_frames[-1]
+    assert last.offset + 72 + len(last.payload) < last.end
+    disk.cut(log.path(3), last.end - 2)
+    mend(look(disk))
+    assert log.operations == replay(look(disk))
 
 
 def test_frames_read_the_same_before_and_after_settling() -> None:
@@ -360,38 +373,6 @@ def test_salvage_writes_a_header_for_a_last_segment_that_lost_its_own() -> None:
     again = look(disk)
     assert log.operations == replay(again)
     assert (again.damages, again.gaps) == ((), ())
-
-
-# ---- a quick look
-
-
-def test_an_orderly_close_is_seen_from_the_end() -> None:
-    """Also behind prepared successors, and only with this store's uuid."""
-    log = sample()
-    log.seal(clean=True)
-    log.spare()
-    disk = log.on_disk()
-    assert ended_cleanly(disk, LOG, UUID)
-    assert not ended_cleanly(disk, LOG, bytes(16))
-    assert not ended_cleanly(disk, f"{DATA}/elsewhere", UUID)
-
-
-def test_anything_but_an_orderly_close_is_not_taken_for_one() -> None:
-    """No seal, a seal without the flag, frames behind it, a damaged seal, no log."""
-    assert not ended_cleanly(sample().on_disk(), LOG, UUID)
-    assert not ended_cleanly(LogBuilder().on_disk(), LOG, UUID)
-    log = sample()
-    seal = log.seal()
-    assert not ended_cleanly(log.on_disk(), LOG, UUID)
-    log = sample()
-    log.seal(clean=True)
-    log.data()
-    assert not ended_cleanly(log.on_disk(), LOG, UUID)
-    log = sample()
-    seal = log.seal(clean=True)
-    disk = log.on_disk()
-    disk.flip(log.path(3), seal.offset + 70)
-    assert not ended_cleanly(disk, LOG, UUID)
 
 
 def test_settling_takes_where_to_put_things() -> None:

@@ -1,4 +1,4 @@
-"""Crashes anywhere in the ending of a log, and the writer that goes on behind it."""
+"""Crashes anywhere in the ending of a log, and what comes behind it: a writer, a quick look."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from collections.abc import Callable
 import pytest
 
 from strandline.options import RecoveryMode
-from strandline.recovery.tail import Settlement
+from strandline.recovery.tail import Settlement, ended_cleanly
 from strandline.wal.format import SEGMENT_HEADER_BYTES
 from strandline.wal.log import Log, LogSettings
 from strandline.wal.runtime import SystemRuntime
 from strandline.wal.segments import Segments
 from tests.support.faults import fail
 from tests.support.logs import (
+    DATA,
     LOG,
     UUID,
+    LogBuilder,
     LogDisk,
     look,
     lsns,
@@ -237,3 +239,35 @@ def test_the_writer_goes_on_behind_a_settled_log(
     assert closed.clean
     assert found.max_epoch + 1 == closed.epoch
     assert (closed.gaps, closed.torn) == (killed.gaps, None)
+
+
+# ---- a quick look
+
+
+def test_an_orderly_close_is_seen_from_the_end() -> None:
+    """Also behind prepared successors, and only with this store's uuid."""
+    log = sample()
+    log.seal(clean=True)
+    log.spare()
+    disk = log.on_disk()
+    assert ended_cleanly(disk, LOG, UUID)
+    assert not ended_cleanly(disk, LOG, bytes(16))
+    assert not ended_cleanly(disk, f"{DATA}/elsewhere", UUID)
+
+
+def test_anything_but_an_orderly_close_is_not_taken_for_one() -> None:
+    """No seal, a seal without the flag, frames behind it, a damaged seal, no log."""
+    assert not ended_cleanly(sample().on_disk(), LOG, UUID)
+    assert not ended_cleanly(LogBuilder().on_disk(), LOG, UUID)
+    log = sample()
+    seal = log.seal()
+    assert not ended_cleanly(log.on_disk(), LOG, UUID)
+    log = sample()
+    log.seal(clean=True)
+    log.data()
+    assert not ended_cleanly(log.on_disk(), LOG, UUID)
+    log = sample()
+    seal = log.seal(clean=True)
+    disk = log.on_disk()
+    disk.flip(log.path(3), seal.offset + 70)
+    assert not ended_cleanly(disk, LOG, UUID)

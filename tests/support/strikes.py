@@ -69,8 +69,13 @@ class Struck:
         """KeyboardInterrupt as a rule, or what the call made of it."""
 
 
-def strike(n: int, call: Callable[[], Any], *, package: str = PACKAGE) -> Struck:
-    """Make `call`; let an interrupt strike at the n-th step of it, counted from 0."""
+def strike(
+    n: int, call: Callable[[], Any], handle: Callable[[], Any] | None = None
+) -> Struck:
+    """Make `call`; let an interrupt strike at the n-th step of it, counted from 0.
+
+    With `handle` the signal's handler calls that instead of raising KeyboardInterrupt.
+    """
     assert threading.current_thread() is threading.main_thread(), "signals go to the main thread"
     struck, trip, left = Struck(), _Trip(), n
     codes: dict[CodeType, bytes] = {}
@@ -95,13 +100,18 @@ def strike(n: int, call: Callable[[], Any], *, package: str = PACKAGE) -> Struck
         return each_opcode
 
     def each_frame(frame: FrameType, event: str, arg: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(package):
+        if not frame.f_code.co_filename.startswith(PACKAGE):
             return None
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
         return each_opcode
 
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    def answer(number: int, frame: FrameType | None) -> None:
+        assert handle is not None
+        handle()
+
+    answering = signal.default_int_handler if handle is None else answer
+    handler = signal.signal(signal.SIGINT, answering)
     try:
         sys.settrace(each_frame)
         struck.answer = call()

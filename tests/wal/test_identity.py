@@ -198,7 +198,7 @@ def test_messages_name_file_offset_and_next_step(disk: SimulatedDisk) -> None:
     with pytest.raises(StoreCorruptionError) as caught:
         read_identity(disk, "/data")
     message = str(caught.value)
-    for part in (PATH, "offset 48", "expected CRC-32C 0x", "found 0x", "strandline repair /data"):
+    for part in (PATH, "offset 48", "expected CRC-32C 0x", "found 0x", "strandline check /data"):
         assert part in message
 
 

@@ -1,0 +1,42 @@
+"""Opening a store again and again must cost nothing that stays.
+
+Each opening begins a segment of its own. When nothing but reads came between, nobody asked
+for a checkpoint, and so nobody gave the old segments back: a job that only reads made the
+log longer at every run.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import strandline
+
+
+def test_openings_without_a_write_leave_no_segments_behind(tmp_path: Path) -> None:
+    """Segments at or below the watermark go, though no checkpoint comes along."""
+    for _ in range(8):
+        with strandline.open(tmp_path / "store") as db:
+            db.setdefault(b"k", b"v")
+    assert len(os.listdir(tmp_path / "store" / "log")) <= 3
+
+
+def test_what_is_only_in_the_log_is_kept_through_openings(tmp_path: Path) -> None:
+    """Segments above the watermark stay, and what is in them, however often it is opened."""
+    path = tmp_path / "store"
+    for number in range(5):
+        db = strandline.open(path)
+        db.put(b"%d" % number, b"v")
+        db.close(drain=False)
+    with strandline.open(path) as db:
+        assert [b"0", b"1", b"2", b"3", b"4"] == list(db)
+
+
+def test_a_link_to_a_store_opens_the_store(tmp_path: Path) -> None:
+    """A data directory that was moved to another disk and linked is an ordinary thing."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "data").symlink_to(tmp_path / "elsewhere")
+    with strandline.open(tmp_path / "data") as db:
+        db[b"k"] = b"v"
+    with strandline.open(tmp_path / "elsewhere") as db:
+        assert b"v" == db[b"k"]
