@@ -80,6 +80,7 @@ class Replay:
         engine.replayed_lsn = last_lsn
         if engine.index.active_bytes > engine.options.max_dirty_bytes * _FLUSH_SHARE:
             engine.checkpointer.run_or_raise()
+            engine.checkpointer.free_retired()  # its thread, which does so later, is not there yet
 
     def _only_puts(self, tags: list[Any], keys: list[Any], values: list[Any]) -> TableState | None:
         """Return the table if all operations are puts to it: the common case, done in C."""

@@ -93,6 +93,8 @@ class SegmentScan:
         end = self.breaks[-1]
         if end.kind is DamageKind.STALE:
             return self.remains.own_end <= end.offset
+        if self.remains.recycled:
+            return True
         blank = self.remains.nonzero_end <= end.offset
         return blank and end.kind in (DamageKind.END, DamageKind.ZERO)
 

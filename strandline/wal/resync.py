@@ -49,6 +49,11 @@ _ZEROS: Final = bytes(WINDOW_BYTES)
 _BEFORE: Final = FRAME_IDENTITY_OFFSET
 _BEHIND: Final = FRAME_HEADER_BYTES - FRAME_IDENTITY_OFFSET
 
+_OLDER_BYTES: Final = 4 << 20
+_OLDER_IDS: Final = 64
+"""How far back the segment lies whose file is used again, at the most that is looked for."""
+_OLDER_TRIES: Final = 10_000
+
 
 class Remains(NamedTuple):
     """What lies in a segment behind its last valid frame."""
@@ -57,6 +62,8 @@ class Remains(NamedTuple):
     """Where the last byte that is not zero ends; the start where there is none."""
     own_end: int
     """Where the last trace of a frame of this segment ends; the start where there is none."""
+    recycled: bool
+    """A frame of an earlier use of the file lies there."""
 
 
 class FoundStamp(NamedTuple):
@@ -120,7 +127,26 @@ def find_remains(file: DiskFile, stamp: Stamp, offset: int) -> Remains:
         length = header.payload_length if header else 0
         end = at + frame_bytes(length)
         own_end = max(own_end, end if end <= size else min(size, at + FRAME_HEADER_BYTES))
-    return Remains(nonzero_end, own_end)
+    recycled = own_end == offset < nonzero_end and _holds_older_frame(file, stamp, offset)
+    return Remains(nonzero_end, own_end, recycled)
+
+
+def _holds_older_frame(file: DiskFile, stamp: Stamp, offset: int) -> bool:
+    """Tell whether a frame of one of the segments before this one lies behind `offset`."""
+    data = read_fully(file, _OLDER_BYTES, offset)
+    tries = 0
+    for older in range(stamp.segment_id - 1, max(0, stamp.segment_id - _OLDER_IDS) - 1, -1):
+        pattern = older.to_bytes(8, "little")
+        found = data.find(pattern, _BEFORE)
+        while found >= 0 and tries < _OLDER_TRIES:
+            tries += 1
+            start = found - _BEFORE
+            if (offset + start) % ALIGNMENT == 0:
+                header = decode_frame_header(data[start : start + FRAME_HEADER_BYTES])
+                if header is not None and header.epoch <= stamp.epoch:
+                    return True
+            found = data.find(pattern, found + 1)
+    return False
 
 
 def find_last_seal(file: DiskFile, stamp: Stamp) -> FoundSeal | None:

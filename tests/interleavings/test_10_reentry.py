@@ -251,7 +251,7 @@ def collecting(uses: Uses, kind: str) -> Iterator[Callable[[int], None]]:
 
     def later(allocations: int) -> None:
         if kind == "finalizer":
-            gc.collect()
+            gc.collect(0)
             Dying(uses)
             gc.set_threshold(gc.get_count()[0] + allocations, 1000, 1000)
 

@@ -169,7 +169,7 @@ def test_remains_tell_own_traces_from_other_bytes() -> None:
     assert torn.offset < remains.own_end <= torn.end
     assert torn.end + 40 == remains.nonzero_end
     behind = find_remains(file, stamp_of(segment.header), torn.end + 40)
-    assert (torn.end + 40, torn.end + 40) == behind
+    assert (torn.end + 40, torn.end + 40, False) == behind
 
 
 def test_the_last_seal_is_found_from_the_end() -> None:
