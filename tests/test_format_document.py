@@ -27,10 +27,9 @@ TIME_NS = 1_700_000_000_000_000_000
 
 def hex_lines(data: bytes, start: int = 0) -> str:
     """Return `data` as the document shows it: offset and up to 16 bytes a line."""
-    lines = []
-    for at in range(0, len(data), 16):
-        lines.append(f"{start + at:08x}  {data[at : at + 16].hex(' ')}")
-    return "\n".join(lines)
+    return "\n".join(
+        f"{start + at:08x}  {data[at : at + 16].hex(' ')}" for at in range(0, len(data), 16)
+    )
 
 
 def data_frame() -> bytes:
@@ -39,28 +38,52 @@ def data_frame() -> bytes:
     items += [tag_of(2, PUT), b"a", b"1", tag_of(2, PUT), b"b", b"2"]
     payload = msgpack.packb(items)
     return fmt.encode_frame(
-        fmt.TYPE_DATA, payload, count=4, first_lsn=5, synced_lsn=4, stored_lsn=0,
-        time_ns=TIME_NS, segment_id=1, salt=SALT, epoch=1,
-    )  # fmt: skip
+        fmt.TYPE_DATA,
+        payload,
+        count=4,
+        first_lsn=5,
+        synced_lsn=4,
+        stored_lsn=0,
+        time_ns=TIME_NS,
+        segment_id=1,
+        salt=SALT,
+        epoch=1,
+    )
 
 
 def seal_frame() -> bytes:
     """The seal of a segment that holds only `data_frame`."""
     digest = xxhash.xxh3_128(data_frame()).digest()
     return fmt.encode_frame(
-        fmt.TYPE_SEAL, fmt.encode_seal(fmt.Seal(1, 8, digest)), count=0, first_lsn=9,
-        synced_lsn=8, stored_lsn=0, time_ns=TIME_NS, segment_id=1, salt=SALT, epoch=1,
+        fmt.TYPE_SEAL,
+        fmt.encode_seal(fmt.Seal(1, 8, digest)),
+        count=0,
+        first_lsn=9,
+        synced_lsn=8,
+        stored_lsn=0,
+        time_ns=TIME_NS,
+        segment_id=1,
+        salt=SALT,
+        epoch=1,
         flags=fmt.FLAG_CLEAN,
-    )  # fmt: skip
+    )
 
 
 def segment_header() -> bytes:
     """The header of that segment."""
     return fmt.encode_segment_header(
         fmt.SegmentHeader(
-            uuid=UUID, segment_id=1, salt=SALT, epoch=1, first_lsn=5, allocated=2 << 20,
-            previous_id=0, previous_bytes=0, previous_last_lsn=4, created_ns=TIME_NS,
-        )  # fmt: skip
+            uuid=UUID,
+            segment_id=1,
+            salt=SALT,
+            epoch=1,
+            first_lsn=5,
+            allocated=2 << 20,
+            previous_id=0,
+            previous_bytes=0,
+            previous_last_lsn=4,
+            created_ns=TIME_NS,
+        )
     )
 
 
@@ -72,8 +95,9 @@ def create_payload() -> bytes:
 
 EXAMPLES = {
     "identity": lambda: hex_lines(encode_identity(Identity(UUID, 3, 1 << 29))),
-    "segment-header": lambda: hex_lines(segment_header()[:112]) + "\n...\n"
-    + hex_lines(segment_header()[-16:], 4096 - 16),
+    "segment-header": lambda: (
+        hex_lines(segment_header()[:112]) + "\n...\n" + hex_lines(segment_header()[-16:], 4096 - 16)
+    ),
     "frame": lambda: hex_lines(data_frame(), 4096),
     "seal": lambda: hex_lines(seal_frame(), 4096 + len(data_frame())),
     "create": lambda: hex_lines(create_payload()),

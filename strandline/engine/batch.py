@@ -45,7 +45,7 @@ class Batch:
         """Write everything, or discard it after an exception."""
         self._done = True
         if kind is None:
-            self.lsn = self._store.write_batch(list(self._parts.values()), self._level)
+            self.lsn = self._store._write_batch(list(self._parts.values()), self._level)
         self._parts = {}
 
     def __len__(self) -> int:

@@ -84,7 +84,7 @@ class Store(Table[bytes, bytes]):
         """Collect writes in a `with` block and write them as one atomic commit."""
         return Batch(self, None if durability is None else check_level(durability))
 
-    def write_batch(self, parts: Parts, level: Durability | None) -> int | None:
+    def _write_batch(self, parts: Parts, level: Durability | None) -> int | None:
         """Write what a batch collected; return its last LSN."""
         return self._writes.write_batch(parts, self._level if level is None else level)
 

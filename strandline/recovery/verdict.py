@@ -254,10 +254,8 @@ class _Judge:
             self._pass(troubles)
             return True
         claim = max(s.claimed_lsn for s in headless)
-        # After an unclean end a writer jumps ahead and calls what it skipped synced.
-        jumped = scan is None or (
-            scan.stamp.epoch != headless[0].stamp.epoch and not (scan.seal and scan.seal.clean)
-        )
+        # A new opening may jump ahead, and its writer calls what it skipped synced.
+        jumped = scan is None or scan.stamp.epoch != headless[0].stamp.epoch
         threshold = max(first, headless[0].runs[0].first_lsn) if jumped else first
         # A log that LMDB has something from is never without a synced segment.
         alone = scan is None and self.watermark > 0

@@ -131,18 +131,18 @@ def test_old_values_that_snapshots_see_stay_within_the_budget(tmp_path: Path) ->
         with Peak() as peak, strandline.open(tmp_path / "s", **options) as db:
             held: list[strandline.Snapshot] = []
             refusals = 0
-            for n in range(COUNT // 2):
+            for n in range(COUNT):
                 try:
-                    db[b"%d" % (n % 10)] = record(n)[1]
+                    db[b"%d" % (n % 3)] = b"%0*d" % (MIB // 10, n)
                 except strandline.BackpressureError:
                     refusals += 1
+                    if refusals == 3:
+                        break
                     while held:
                         held.pop().close()
                     db.flush()
-                    continue
-                if n % 20 == 0 and len(held) < 400:
-                    held.append(db.snapshot())
-            assert refusals
+                held.append(db.snapshot())
+            assert refusals == 3
         return peak.grown
 
     assert children.run(work, 60).unwrap() < ALLOWED

@@ -283,12 +283,16 @@ def test_a_header_that_never_reached_the_disk_is_a_torn_tail() -> None:
     assert 4 == found.next_segment_id
 
 
-def test_a_lost_header_after_a_jump_is_a_torn_tail_too() -> None:
-    """A new opening calls the LSNs that it skipped synced; that claims no frame."""
+@pytest.mark.parametrize("clean", [False, True])
+def test_a_lost_header_after_a_jump_is_a_torn_tail_too(clean: bool) -> None:
+    """A new opening calls the LSNs that it skipped synced; that claims no frame.
+
+    It can also have jumped behind an orderly close, if an opening in between was cut short.
+    """
     log = sample()
-    log.seal()
+    log.seal(clean=clean)
     log.spares.clear()
-    log.epoch = 2
+    log.epoch = 3
     log.open(jump=1000)
     log.data(2)
     disk = log.on_disk()
@@ -296,7 +300,8 @@ def test_a_lost_header_after_a_jump_is_a_torn_tail_too() -> None:
     found = look(disk)
     assert found.torn is not None
     assert 13 == found.last_lsn
-    assert 2 == found.max_epoch
+    assert 3 == found.max_epoch
+    assert not found.clean
 
 
 def test_a_lost_header_with_synced_frames_behind_it_is_damage() -> None:
