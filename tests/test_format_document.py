@@ -90,7 +90,7 @@ def segment_header() -> bytes:
 def create_payload() -> bytes:
     """The payload of a frame that creates a table."""
     options = encode_table_options("utf-8/json", logged=True)
-    return msgpack.packb([None, tag_of(2, CREATE), b"views", options])
+    return bytes(msgpack.packb([None, tag_of(2, CREATE), b"views", options]))
 
 
 EXAMPLES = {

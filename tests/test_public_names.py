@@ -137,9 +137,7 @@ def shape(member: Any) -> str:
     bare = [
         parameter.replace(
             annotation=inspect.Parameter.empty,
-            default=...
-            if type(parameter.default) is object
-            else parameter.default,
+            default=... if type(parameter.default) is object else parameter.default,
         )
         for parameter in signature.parameters.values()
     ]

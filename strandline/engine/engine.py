@@ -156,7 +156,7 @@ class Engine:
         log = self.log
         for lock in (self.close_lock, log.sync_lock, log.append_lock, log.mutex, log.segments.lock):
             renew = getattr(lock, "_at_fork_reinit", None)
-            if renew is not None:
+            if renew is not None and not lock._is_owned():
                 renew()
         dead = View({}, {}, self._dead, (), reads_store=False)
         for state in self.index.states.values():

@@ -111,6 +111,8 @@ def _chunks(
 ) -> Iterator[Items]:
     """Yield the chunks of a scan and see to it that the snapshot is closed after the last."""
     engine, state = table._store.engine, table._state
+    if engine.closed_fully:
+        engine.check_open()
     try:
         with engine.log.mutex:
             note_keys(snapshot, state)

@@ -64,6 +64,8 @@ class SnapshotState:
 
     def get(self, state: TableState, key: bytes) -> bytes | None:
         """Return the value of a key as of this snapshot."""
+        if self._engine.closed_fully:
+            self._engine.check_open()
         view: View | None = self.views.get(state.id)
         if view is None:
             return None

@@ -101,7 +101,7 @@ class Segments:
         `sealed` are the segments already there, in order. `last_id` is the highest id
         of any segment with content; what lies above it is overwritten.
         """
-        self.lock = runtime.lock()
+        self.lock = runtime.owned_lock()
         self.sealed: deque[SealedSegment] = deque(sealed)
         self.prepared: deque[Segment] = deque()
         self.retired: deque[Segment] = deque()

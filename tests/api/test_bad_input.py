@@ -34,18 +34,21 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 @pytest.fixture
 def db(shared: Store) -> Iterator[Store]:
+    """The shared store, emptied."""
     shared[b"k"] = b"v"
     yield shared
     shared.clear()
 
 
 def batched(db: Store, key: Any, value: Any) -> None:
+    """Put in a batch."""
     with db.batch() as batch:
         batch.put(b"good", b"value")
         batch.put(key, value)
 
 
 def unbatched(db: Store, key: Any) -> None:
+    """Delete in a batch."""
     with db.batch() as batch:
         batch.put(b"good", b"value")
         batch.delete(key)
@@ -243,9 +246,7 @@ def test_counters_reach_their_bounds(db: Store) -> None:
         ({"prefix": "a"}, InvalidTypeError, "found str"),
     ],
 )
-def test_bad_scans(
-    db: Store, arguments: dict[str, Any], error: type[Exception], said: str
-) -> None:
+def test_bad_scans(db: Store, arguments: dict[str, Any], error: type[Exception], said: str) -> None:
     """A scan is refused at the call and not at its first item; no snapshot stays open."""
     with refused(db, error, said):
         db.scan(**arguments)
@@ -263,12 +264,12 @@ def test_a_scan_of_integers_has_no_prefix(db: Store) -> None:
 
 
 def test_what_is_no_pair_at_all(db: Store) -> None:
-    """put_many, update and get_many fail as Python's own containers do, before anything is logged."""
+    """put_many, update and get_many fail as Python's containers do; nothing is logged."""
     for bad in (5, None, [1], [(b"a",)], [(b"a", b"b", b"c")]):
         for call in (db.put_many, db.update):
             before = db.stats().last_lsn
             with pytest.raises((TypeError, ValueError)):
-                call(bad)
+                call(bad)  # type: ignore[arg-type]
             assert before == db.stats().last_lsn
     with pytest.raises(TypeError):
         db.get_many(5)  # type: ignore[arg-type]
@@ -288,7 +289,7 @@ def test_an_exception_of_the_iterable_logs_nothing(db: Store) -> None:
 
 
 def test_batches_too_large(tmp_path: Path) -> None:
-    """A batch of more than half of the memory or the log budget is refused, by name of the budget."""
+    """A batch of more than half of a budget is refused, with the name of the budget."""
     sizes = {"segment_bytes": 1 << 16, "max_log_bytes": 1 << 18, "max_dirty_bytes": 1 << 20}
     with open_small(tmp_path / "store", **sizes) as db:
         for verb in (WRITES["put_many"], batched):

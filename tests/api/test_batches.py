@@ -14,6 +14,7 @@ from tests.api.stores import Always, open_small, refused
 
 @pytest.fixture
 def db(tmp_path: Path) -> Iterator[Store]:
+    """An open store."""
     with open_small(tmp_path / "store") as store:
         yield store
 
@@ -40,7 +41,7 @@ def test_discarded_on_an_exception(db: Store) -> None:
     """Whatever ends the block early, nothing was logged."""
     for error in (ZeroDivisionError, KeyboardInterrupt, GeneratorExit):
         before = db.stats().last_lsn
-        with pytest.raises(error), db.batch() as batch:  # noqa: PT012 - the block is the subject
+        with pytest.raises(error), db.batch() as batch:
             batch.put(b"a", b"1")
             raise error
         assert (before, None) == (db.stats().last_lsn, batch.lsn)
@@ -137,9 +138,7 @@ def test_readers_see_whole_batches(tmp_path: Path, level: Durability, logged: bo
     Snapshots are of all tables, get_many and scans of one.
     """
     stop = threading.Event()
-    with open_small(
-        tmp_path / "store", durability=level, flush_strategy=Always()
-    ) as db:
+    with open_small(tmp_path / "store", durability=level, flush_strategy=Always()) as db:
         tables = [db.table(name, logged=logged) for name in ("one", "two")]
         keys = [b"%02d" % n for n in range(20)]
 

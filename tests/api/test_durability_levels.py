@@ -23,11 +23,13 @@ FOREVER: dict[str, Any] = {"sync_interval": 3600, "log_interval": 60}
 
 @pytest.fixture
 def disk() -> FaultDisk:
+    """A real disk whose calls are recorded."""
     return FaultDisk()
 
 
 @pytest.fixture
 def db(tmp_path: Path, disk: FaultDisk) -> Iterator[Store]:
+    """A store on that disk."""
     with open_small(tmp_path / "store", disk=disk, **FOREVER) as store:
         store[b"begun"] = b""  # whatever opening and the first write cost is paid
         yield store
@@ -43,6 +45,7 @@ def until(condition: Callable[[], bool], seconds: float = 10) -> float:
 
 
 def calls(disk: FaultDisk, op: str) -> int:
+    """Count the calls of one kind."""
     return sum(each.op == op and each.path.endswith(".wal") for each in disk.operations)
 
 
@@ -60,6 +63,7 @@ WRITES: dict[str, Callable[[Store, Durability | None], Any]] = {
 
 
 def write(db: Store, verb: str, level: Durability | None) -> None:
+    """Write with one of the verbs."""
     if verb == "batch":
         with db.batch(durability=level) as batch:
             batch.put(b"k", b"v")
@@ -193,7 +197,7 @@ def seen(db: Store) -> set[bytes | None]:
     with db.snapshot() as snapshot:
         return {
             db.get(b"k"),
-            db[b"k"] if b"k" in db else None,
+            db[b"k"] if b"k" in db else None,  # noqa: SIM401 - three ways of reading
             db.get_many([b"k"]).get(b"k"),
             dict(db.scan()).get(b"k"),
             dict(db.scan(reverse=True)).get(b"k"),

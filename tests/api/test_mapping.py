@@ -20,6 +20,7 @@ KINDS = ["default", "logged", "unlogged", "json", "int64"]
 
 @pytest.fixture
 def db(tmp_path: Path) -> Iterator[Store]:
+    """An open store."""
     with open_small(tmp_path / "store", durability=Durability.ASYNC) as store:
         yield store
 
@@ -80,7 +81,7 @@ def test_set_get_delete(table: Table[Any, Any]) -> None:
     assert table.get(first, "default") == "default"
     for missing in (lambda: table[first], lambda: table.pop(first)):
         with pytest.raises(KeyError) as caught:
-            missing()
+            missing()  # type: ignore[no-untyped-call]
         assert caught.value.args == (first,)
     with pytest.raises(KeyError):
         del table[first]
@@ -270,9 +271,7 @@ def test_iteration_is_one_consistent_view(tmp_path: Path, kind: str) -> None:
     """
     keys = [b"%02d" % n for n in range(40)]
     stop = threading.Event()
-    with open_small(
-        tmp_path / "store", durability=Durability.ASYNC, flush_strategy=Always()
-    ) as db:
+    with open_small(tmp_path / "store", durability=Durability.ASYNC, flush_strategy=Always()) as db:
         table = db.table("t", logged=kind == "logged")
         table.put_many((key, b"10") for key in keys)
 

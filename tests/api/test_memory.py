@@ -42,6 +42,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def anonymous() -> int:
+    """Return the anonymous memory of this process in bytes."""
     with open("/proc/self/status") as status:
         for line in status:
             if line.startswith("RssAnon:"):
@@ -73,10 +74,12 @@ class Peak:
 
 
 def record(n: int) -> tuple[bytes, bytes]:
+    """Return the n-th key and value."""
     return b"%016d" % (n * 7919 % COUNT), b"%0*d" % (VALUE, n)
 
 
 def write_all(path: Path) -> int:
+    """Write the data set and return the peak of memory."""
     with Peak() as peak, strandline.open(path, **OPTIONS) as db:
         for n in range(COUNT):
             db.put(*record(n))
@@ -97,6 +100,7 @@ def write_and_die(path: Path, keys: int) -> None:
 
 
 def recover(path: Path, keys: int) -> int:
+    """Open the store, read it, and return the peak of memory."""
     with Peak() as peak, strandline.open(path, **OPTIONS) as db:
         assert db.recovery_report.operations_replayed == COUNT
         assert len(db) == keys

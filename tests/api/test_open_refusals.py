@@ -134,6 +134,7 @@ def test_identity_of_something_else(tmp_path: Path) -> None:
 
 
 def with_crc(body: bytes) -> bytes:
+    """Return a body with its CRC behind it."""
     return body + struct.pack("<I", crc32c(body))
 
 
@@ -186,6 +187,7 @@ def two_copies(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def replace(part: str, source: Path, target: Path) -> None:
+    """Put a part of one store into another."""
     shutil.rmtree(target / part)
     shutil.copytree(source / part, target / part)
 
@@ -350,7 +352,8 @@ def test_the_lock_of_a_killed_writer_is_free(tmp_path: Path) -> None:
     child = children.start(hold)
     os.read(reader, 1)
     children.kill(child)
-    os.close(reader), os.close(writer)
+    os.close(reader)
+    os.close(writer)
     with open_small(tmp_path / "s") as db:
         assert db[b"k"] == b"v"
 

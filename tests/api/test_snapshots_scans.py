@@ -22,6 +22,7 @@ from tests.api.stores import TINY, open_small, refused
 
 @pytest.fixture
 def db(tmp_path: Path) -> Iterator[Store]:
+    """An open store."""
     with open_small(tmp_path / "store", durability=Durability.ASYNC) as store:
         yield store
 
@@ -227,9 +228,7 @@ def test_scans_over_chunks_and_layers(db: Store) -> None:
                 if (start is None or start <= key) and (stop is None or key < stop)
             ][:limit]
             for source in (db, snapshot):
-                assert expected == list(
-                    source.scan(start, stop, reverse=reverse, limit=limit)
-                )
+                assert expected == list(source.scan(start, stop, reverse=reverse, limit=limit))
         for prefix in (b"", b"0", b"00", b"0000", b"00000", b"000000", b"19", b"2", b"\xff"):
             matching = [item for item in ordered if item[0].startswith(prefix)]
             assert matching == list(db.scan(prefix=prefix))
@@ -294,8 +293,8 @@ def test_codecs_keep_the_order_of_keys(db: Store) -> None:
     texts = ["", "Z", "a", "é", "\uffff", "\U0001f30a"][1:]
     words = db.table("w", codec="utf-8")
     for flush in (False, True):
-        numbers.update({n: b"" for n in reversed(values)})
-        words.update({text: "" for text in reversed(texts)})
+        numbers.update(dict.fromkeys(reversed(values), b""))
+        words.update(dict.fromkeys(reversed(texts), ""))
         assert values == list(numbers)
         assert texts == list(words)
         assert values[2:5] == [n for n, _ in numbers.scan(start=-1, stop=255)]

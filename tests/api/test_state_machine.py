@@ -13,6 +13,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from hypothesis import settings
@@ -212,8 +213,8 @@ class Machine(RuleBasedStateMachine):
     def update(self, t: int, pairs: dict[int, int]) -> None:
         model, table = self.pick(t)
         items = {model.key(k): model.value(v) for k, v in pairs.items()}
-        for key in items:  # a refusal in the middle leaves a part behind: have none
-            self.retry(lambda key=key: table.put(key, items[key]))
+        for key, value in items.items():  # a refusal in the middle leaves a part: have none
+            self.retry(partial(table.put, key, value))
             self.counted(model, 1)
         self.db.flush()
         self.close_snapshots()
@@ -483,7 +484,7 @@ class Machine(RuleBasedStateMachine):
         model = self.model.tables.pop(name)
         for refuse in (handle.clear, lambda: handle.delete(model.key(0))):
             try:
-                refuse()
+                refuse()  # type: ignore[no-untyped-call]
             except InvalidRequestError:
                 continue
             raise AssertionError("a table that was dropped took a write")

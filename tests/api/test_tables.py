@@ -24,16 +24,19 @@ from tests.api.stores import open_small, refused
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
+    """Where the store is."""
     return tmp_path / "store"
 
 
 @pytest.fixture
 def db(path: Path) -> Iterator[Store]:
+    """An open store."""
     with open_small(path) as store:
         yield store
 
 
 def reopen(db: Store, *, drain: bool) -> Store:
+    """Close the store and open it again."""
     db.close(drain=drain)
     return open_small(db.path)
 
@@ -211,9 +214,7 @@ USES: dict[str, Callable[[Table[Any, Any]], Any]] = {
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("logged", [True, False])
 @pytest.mark.parametrize("again", [True, False], ids=["made anew", "gone"])
-def test_a_dropped_table_takes_no_write(
-    db: Store, use: str, logged: bool, again: bool
-) -> None:
+def test_a_dropped_table_takes_no_write(db: Store, use: str, logged: bool, again: bool) -> None:
     """A handle from before the drop writes nowhere; a log with no such write replays.
 
     `clear` once logged an operation on the dropped table, which no start could replay.

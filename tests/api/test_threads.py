@@ -190,7 +190,10 @@ def explain(diaries: list[Diary], last_lsn: int, definitions: int) -> dict[bytes
     views = [view for d in diaries for view in d.views]
     # Scans are of one moment too: that of the newest write in them.
     views += [
-        (max(lsn_of[item] for item in scan.items()), scan) for d in diaries for scan in d.scans if scan
+        (max(lsn_of[item] for item in scan.items()), scan)
+        for d in diaries
+        for scan in d.scans
+        if scan
     ]
     state: dict[bytes, bytes] = {}
     pending = iter([*writes, (last_lsn + 1, {})])
@@ -228,9 +231,7 @@ def test_everything_is_explained_by_the_log_order(tmp_path: Path, seed: int) -> 
     assert expected == dict(db)
     counters = {key: int(value) for key, value in db.table("counters").items()}
     assert counters.pop(b"swapped") == sum(d.swaps for d in diaries)
-    assert counters == {
-        key: sum(len(d.counts[key]) for d in diaries) for key in (b"0", b"1", b"2")
-    }
+    assert counters == {key: sum(len(d.counts[key]) for d in diaries) for key in (b"0", b"1", b"2")}
     assert not db.table("mine")
     assert db.health().state is not strandline.HealthState.FAILED
     assert db.stats().checkpoint_failures == 0
@@ -238,6 +239,4 @@ def test_everything_is_explained_by_the_log_order(tmp_path: Path, seed: int) -> 
     with strandline.open(path, disk_reserve_bytes=0) as again:
         assert expected == dict(again)
         assert not again.table("mine")
-        assert counters == {
-            key: int(again.table("counters")[key]) for key in (b"0", b"1", b"2")
-        }
+        assert counters == {key: int(again.table("counters")[key]) for key in (b"0", b"1", b"2")}

@@ -69,9 +69,7 @@ class Struck:
         """KeyboardInterrupt as a rule, or what the call made of it."""
 
 
-def strike(
-    n: int, call: Callable[[], Any], handle: Callable[[], Any] | None = None
-) -> Struck:
+def strike(n: int, call: Callable[[], Any], handle: Callable[[], Any] | None = None) -> Struck:
     """Make `call`; let an interrupt strike at the n-th step of it, counted from 0.
 
     With `handle` the signal's handler calls that instead of raising KeyboardInterrupt.

@@ -134,7 +134,8 @@ def test_a_second_writer_is_told_the_pid(tmp_path: Path, spawn: Spawn) -> None:
     assert time.monotonic() - began < 5
     assert error.pid == writer.pid
     message = str(error)
-    for part in (f"{tmp_path}/LOCK", f"process {writer.pid}", "close the store there", "open it here"):
+    parts = (f"{tmp_path}/LOCK", f"process {writer.pid}", "close the store there", "open it here")
+    for part in parts:
         assert part in message
     assert "gone" not in message
     if os.path.exists("/proc/self/comm"):
