@@ -147,8 +147,8 @@ class Engine:
         """
         self.closing = True
         self.closed_because = (
-            "this handle was inherited by a forked child process; open the store anew in the "
-            "child, after the parent closed it"
+            "this handle was inherited by a forked child process; open the store in a process "
+            "that is started anew (spawned, or forked before the store was opened)"
         )
         self.attention = SHUT
         self.closed_fully = True
@@ -257,7 +257,7 @@ class Engine:
 
     def withdraw(self, queued: list[Any]) -> Iterable[int]:
         """Forget queued operations that were refused."""
-        return self.index.withdraw(queued)
+        return self.index.withdraw(queued, self.log.unsynced)
 
     # ---- tables
 

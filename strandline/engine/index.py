@@ -10,7 +10,7 @@ Everything here is called with the log's mutex held, unless it says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -27,7 +27,9 @@ from strandline.engine.layer import (
     weight,
 )
 from strandline.engine.read_view import ReadView
-from strandline.engine.table_state import TableState
+from strandline.engine.table_state import Queued, TableState
+from strandline.options import Durability
+from strandline.wal.group import Group
 from strandline.wal.runtime import Runtime
 
 Views = Mapping[int, View]
@@ -225,8 +227,12 @@ class Index:
                     for key, entry in fresh.items():
                         self._dequeue(state, key, entry[0])
 
-    def withdraw(self, queued: Iterable[Any]) -> list[int]:
-        """Forget queued operations that were refused; return their LSNs."""
+    def withdraw(self, queued: Iterable[Any], landing: Iterable[Group]) -> list[int]:
+        """Forget queued operations that were refused; return their LSNs.
+
+        Where they stood over an older write that is in `landing`, groups on their way to
+        the disk, that one is the newest of its key again: updates are computed from it.
+        """
         lsns: list[int] = []
         for item in queued:
             if type(item[0]) is TableState:
@@ -241,6 +247,11 @@ class Index:
                 for state, fresh in parts:
                     for key, entry in fresh.items():
                         self._dequeue(state, key, entry[0])
+        for group in landing:
+            for state, key, entry in _operations(group.sync):
+                newest = state.queued.get(key)
+                if newest is None or newest.lsn < entry[0]:
+                    state.queued[key] = Queued(entry[0], entry[1], group, Durability.SYNC)
         return lsns
 
     def dirty_bytes(self) -> int:
@@ -257,6 +268,17 @@ class Index:
         queued = state.queued.get(key)
         if queued is not None and queued.lsn == lsn:
             del state.queued[key]
+
+
+def _operations(queued: Iterable[Any]) -> Iterator[tuple[TableState, bytes, Entry]]:
+    """Yield the single operations of what is queued, definitions left out."""
+    for item in queued:
+        if type(item[0]) is TableState:
+            yield item
+        elif not callable(item[0]):
+            for state, fresh in item[0]:
+                for key, entry in fresh.items():
+                    yield state, key, entry
 
 
 def _get_through(

@@ -108,7 +108,7 @@ class LogTail(LogQueues):
         return offset + len(seal)
 
     def _activate(self, segment: Segment, previous: SealedSegment | None, last: int) -> None:
-        """Write the header of `segment` and let frames go to it."""
+        """Write and sync the header of `segment` and let frames go to it."""
         segment.salt = int.from_bytes(self.runtime.random_bytes(8), "little")
         first = self.closed[0].first_lsn if self.closed else self.group.first_lsn
         segment.first_lsn = first
@@ -125,6 +125,9 @@ class LogTail(LogQueues):
             created_ns=self.runtime.time_ns(),
         )
         _finish_write(segment.file, fmt.encode_segment_header(header), 0)
+        # Synced before anything relies on it: the predecessor may be recycled, and a
+        # checkpoint may commit a watermark below `first`, before any frame here is synced.
+        self._fdatasync(segment.file)
         take = self.segments.prepared.popleft
         self.tail = (segment, fmt.SEGMENT_HEADER_BYTES, 0, first - 1)
         take()  # no interrupt can strike between these two: it is nobody's successor any more

@@ -176,3 +176,47 @@ def test_newer_visible_value_is_the_base(tmp_path: Path) -> None:
         gate.opened.set()
         first.answer()
         assert b"21" == db.get(b"n")
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("batch", [False, True])
+def test_base_below_a_refused_write(tmp_path: Path, level: Durability, batch: bool) -> None:
+    """The newest queued value is refused; the one below it is still on its way to the disk.
+
+    An update that comes then has to build upon that one and not on what is visible, or
+    it would be undone by it.
+
+    Guard: `Index.withdraw` puts back what is in the groups that are landing.
+    """
+    with Rig(tmp_path) as rig:
+        db = rig.open()
+        db.put(b"n", b"4")
+        gate = Gate("fdatasync", path=".wal")
+        full = False
+
+        def hook(op: str, path: str) -> Fault:
+            if op == "pwrite" and full:
+                return OSError(errno.ENOSPC, "full")
+            return gate(op, path)
+
+        rig.disk.faults = hook
+        landing = Call(db.put_many, {b"n": b"5", b"m": b"1"}) if batch else Call(db.incr, b"n")
+        assert gate.reached.wait(30)
+        refused = Call(db.incr, b"n")
+        while not waiting(db):
+            refused.wait(0.001)
+        full = True
+        with pytest.raises(DiskFullError):
+            rig.drain()
+        with pytest.raises(DiskFullError):
+            refused.answer()
+        full = False
+        last = db.stats().last_lsn
+        third = Call(db.incr, b"n", durability=level)
+        while db.stats().last_lsn == last:
+            third.wait(0.001)
+        gate.opened.set()
+        landing.answer()
+        assert 6 == third.answer()
+        assert b"6" == db.get(b"n")
+        assert b"6" == rig.power_cut("none").open().get(b"n")

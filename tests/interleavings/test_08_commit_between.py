@@ -306,12 +306,16 @@ def test_layers_in_use_are_not_emptied(tmp_path: Path) -> None:
         db = fill(rig)
         state = db.engine.index.states[1]
         retired = db.engine.index.retired
-        for number, hold in enumerate(
-            (db.snapshot, lambda: state.view, lambda: state.view.active, lambda: state.layer)
-        ):
+        holds: list[Callable[[], Any]] = [
+            db.snapshot,
+            lambda: state.view,
+            lambda: state.view.active,
+            lambda: state.layer,
+        ]
+        for number, hold in enumerate(holds):
             db.put(b"k", b"%d" % number)
             entries = len(state.entries)
-            holder: Any = hold()
+            holder = hold()
             assert rig.checkpoint()
             assert 1 == len(retired), hold
             (layer,) = retired[0].layers

@@ -87,6 +87,7 @@ def _next(results: IO[bytes]) -> Outcome | None:
 
 
 def _work(tasks: list[Callable[[], Any]], writer: int, seconds: int) -> NoReturn:
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     try:
         with os.fdopen(writer, "wb") as results:
             for task in tasks:

@@ -5,7 +5,7 @@
 
 A script follows from its seed, so the parent knows every step, also the one that was on
 its way. SIGKILL respects the levels SYNC and BUFFERED: what was acknowledged at these must
-be there, and what is there must be a prefix: all steps up to the recovered LSN and none
+be there, and what is there must be a prefix: all steps up to the recovered LSN and n
 above it, batches whole. One store goes through many cycles, so that recycled segments,
 skipped LSNs and recoveries that were killed themselves are part of what is recovered from.
 """
@@ -40,6 +40,7 @@ from tests.support.script import (
 _MESSAGE = struct.Struct("<BIq")
 _OPENED = 255
 _MOST_STEPS = 4000
+PER_STORE = 25
 _HANG_SECONDS = 60
 
 
@@ -97,18 +98,17 @@ class Cycles:
         self.tally.cycles += 1
         seed = self._random.randrange(1 << 48)
         work = _write_steps if self.threads == 1 else _write_in_threads
-        patience = self._random.choice([0.02, 0.05, 0.1]) * self._random.random()
+        patience = self._random.choice([0.01, 0.03, 0.08]) * self._random.random()
         ledger = _killed(lambda tell: work(self.path, seed, self.threads, tell), patience)
         while self._random.random() < 0.2:
             self.tally.killed_in_recovery += 1
             _killed(lambda tell: tell(_OPENED, 0, _open(self.path, seed).engine.log.next_lsn()),
                     self._random.random() * 0.02, after_opening=False)  # fmt: skip
-        with _watchdog():
-            db = _open(self.path, seed + 1)
-            try:
-                self._look(db, ledger, seed)
-            finally:
-                db.close(drain=self._random.random() < 0.5)
+        db = _open(self.path, seed + 1)
+        try:
+            self._look(db, ledger, seed)
+        finally:
+            db.close(drain=self._random.random() < 0.5)
 
     def _look(self, db: Store, ledger: Ledger, seed: int) -> None:
         report = db.recovery_report
@@ -265,9 +265,12 @@ def _write_in_threads(path: Path, seed: int, threads: int, tell: Tell) -> None:
 
     def write(thread: int) -> None:
         script = StepsOfOneThread(seed, thread, {})
-        for number in range(_MOST_STEPS):
-            tell(thread, number, script.take().do(db))
-        signal.pause()
+        try:
+            for number in range(_MOST_STEPS):
+                tell(thread, number, script.take().do(db))
+        except BaseException as error:
+            _say(error)
+            os._exit(1)
 
     for thread in range(threads):
         threading.Thread(target=write, args=(thread,), daemon=True).start()
@@ -279,13 +282,14 @@ def _killed(
 ) -> Ledger:
     """Run `work` in a child, kill it after a while, and return what it said until then.
 
-    The clock starts when the store is open, so that there is something to kill; for one
-    child in eight, and without `after_opening`, it starts at once.
+    The clock starts when the store is open, so that there is something to kill; where
+    the wait is very short, and without `after_opening`, it starts at once.
     """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(_HANG_SECONDS)
 
         def tell(thread: int, number: int, lsn: int) -> None:
@@ -294,12 +298,12 @@ def _killed(
         try:
             work(tell)
         except BaseException as error:
-            os.write(2, f"the child failed: {type(error).__name__}: {error}\n".encode())
+            _say(error)
         finally:
             os._exit(1)
     os.close(writer)
     deadline = time.monotonic() + patience
-    waiting = after_opening and patience > 0.0125
+    waiting = after_opening and patience > 0.004
     data = bytearray()
     try:
         while True:
@@ -321,6 +325,10 @@ def _killed(
     return _ledger(bytes(data))
 
 
+def _say(error: BaseException) -> None:
+    os.write(2, f"the child failed: {type(error).__name__}: {error}\n".encode())
+
+
 def _ledger(data: bytes) -> Ledger:
     ledger = Ledger()
     for thread, number, lsn in _MESSAGE.iter_unpack(data):
@@ -333,26 +341,19 @@ def _ledger(data: bytes) -> Ledger:
     return ledger
 
 
-class _watchdog:
-    """Ends the process with a traceback if a recovery hangs."""
+def many(directory: Path, seed: int, cycles: int) -> Iterator[Tally]:
+    """Run cycles over a row of stores, every third with threads; yield each cycle's tally.
 
-    def __enter__(self) -> None:
-        signal.alarm(_HANG_SECONDS)
-
-    def __exit__(self, *_: object) -> None:
-        signal.alarm(0)
-
-
-def many(directory: Path, seed: int, cycles: int, per_store: int = 25) -> Iterator[Tally]:
-    """Run cycles over a row of stores, every third with threads; yield each cycle's tally."""
-    for first in range(0, cycles, per_store):
-        number = first // per_store
+    The stores are `directory`/store-0 and so on, `PER_STORE` cycles each.
+    """
+    for first in range(0, cycles, PER_STORE):
+        number = first // PER_STORE
         threads = 6 if number % 3 == 2 else 1
         store = Cycles(directory / f"store-{number}", seed * 1_000_003 + number, threads=threads)
-        for _ in range(min(per_store, cycles - first)):
+        for _ in range(min(PER_STORE, cycles - first)):
             store.tally = Tally()
             store.run()
             yield store.tally
 
 
-__all__ = ["Cycles", "Tally", "many"]
+__all__ = ["PER_STORE", "Cycles", "Tally", "many"]
