@@ -68,10 +68,13 @@ class LogTail(LogQueues):
             segment.salt,
             self.epoch,
         )
-        if segment.file.pwrite(frame, offset) != need:
-            _finish_write(segment.file, frame, offset)
+        written = segment.file.pwrite(frame, offset)
+        if written != need:
+            _finish_write(segment.file, frame, offset, written)
         self.claimed_lsn = synced
         self.tail = (segment, offset + need, frames + 1, group.closed_lsn)
+        if self.full is not None:
+            self.full = None  # there is room again
         self.unsynced_bytes += need
 
     def _turn(self, need: int) -> tuple[Segment, int, int, int]:
@@ -264,9 +267,8 @@ def disk_full(error: OSError, path: str) -> DiskFullError:
     )
 
 
-def _finish_write(file: DiskFile, data: bytes, offset: int) -> None:
+def _finish_write(file: DiskFile, data: bytes, offset: int, done: int = 0) -> None:
     """Write all of `data`; a short write is gone on with, and undone if that fails."""
-    done = 0
     try:
         while done < len(data):
             done += file.pwrite(data[done:], offset + done)

@@ -126,7 +126,7 @@ def test_queued_writes_of_a_dropped_table(tmp_path: Path) -> None:
             db.drop_table("t")
         db.table("t").put(b"only", b"new")
         for policy in ("none", "all"):
-            image = rig.power_cut(policy)  # type: ignore[arg-type]
+            image = rig.power_cut(policy)
             assert {("t", b"only"): b"new"} == contents(image.open())
         assert {("t", b"only"): b"new"} == contents(rig.kill().open())
 

@@ -102,8 +102,8 @@ class Cycles:
         ledger = _killed(lambda tell: work(self.path, seed, self.threads, tell), patience)
         while self._random.random() < 0.2:
             self.tally.killed_in_recovery += 1
-            _killed(lambda tell: tell(_OPENED, 0, _open(self.path, seed).engine.log.next_lsn()),
-                    self._random.random() * 0.02, after_opening=False)  # fmt: skip
+            brief = self._random.random() * 0.02
+            _killed(lambda tell: _recover(self.path, seed), brief, after_opening=False)
         db = _open(self.path, seed + 1)
         try:
             self._look(db, ledger, seed)
@@ -245,6 +245,12 @@ def _open(path: Path, seed: int) -> Store:
         ),
         disk_reserve_bytes=0,
     )
+
+
+def _recover(path: Path, seed: int) -> None:
+    db = _open(path, seed)
+    signal.pause()
+    db.close()
 
 
 def _write_steps(path: Path, seed: int, _threads: int, tell: Tell) -> None:
