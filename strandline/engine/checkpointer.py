@@ -106,6 +106,10 @@ class Checkpointer:
                 return
             self.tick()
 
+    def is_alive(self) -> bool:
+        """Tell whether the thread can still be asked for something."""
+        return self._worker is not None and self._worker.is_alive()
+
     def detach(self) -> None:
         """Let the thread itself close the store: nobody waits for it then."""
         self._worker = None

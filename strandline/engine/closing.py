@@ -80,3 +80,19 @@ def close_orphan(engine: Engine) -> None:
     engine.checkpointer.run()
     engine.checkpointer.detach()
     close(engine, drain=False, timeout=0.0)
+
+
+def close_at_exit(engine: Engine) -> None:
+    """Close a store that was left open. Runs on the checkpointer's own thread.
+
+    The log comes first, for the exit does not wait for ever. A flush only where something
+    has no other home than LMDB.
+    """
+    try:
+        engine.log.sync()
+    except (StrandlineError, OSError):
+        pass  # said by close(), if it is still so
+    if any(state.entries or state.frozen for state in engine.unlogged_tables()):
+        engine.checkpointer.run()
+    engine.checkpointer.detach()
+    close(engine, drain=False, timeout=0.0)

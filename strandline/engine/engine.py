@@ -270,6 +270,11 @@ class Engine:
         self.index.add(state)
         return state
 
+    def unlogged_tables(self) -> list[TableState]:
+        """Return the tables that the log knows nothing of."""
+        with self.log.mutex:
+            return [state for state in self.index.states.values() if not state.logged]
+
     def take_definitions(self) -> list[TableRow | int]:
         """Hand the definitions since the last cut to a checkpoint. Under the mutex.
 

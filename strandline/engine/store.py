@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from strandline.engine.batch import Batch
-from strandline.engine.closing import close, close_orphan, flush
+from strandline.engine.closing import close, close_at_exit, close_orphan, flush
 from strandline.engine.definitions import Definitions, refuse_inside
 from strandline.engine.engine import Engine
 from strandline.engine.process_guard import register
@@ -42,7 +42,7 @@ class Store(Table[bytes, bytes]):
         state = engine.index.states[DEFAULT_TABLE_ID]
         super().__init__(self, state, WritePath(engine), engine.options.durability)
         engine.on_orphaned = lambda: close_orphan(engine)
-        register(engine, lambda: _close_at_exit(engine))
+        register(engine, lambda: close_at_exit(engine))
 
     # ---- tables
 
@@ -164,7 +164,3 @@ class Store(Table[bytes, bytes]):
             engine.orphaned = True
             engine.checkpointer.wake()
             warnings.warn(f"{engine.path}: the store was not closed", ResourceWarning, stacklevel=1)
-
-
-def _close_at_exit(engine: Engine) -> None:
-    close(engine, drain=False, timeout=0.0)

@@ -15,6 +15,7 @@ the first LMDB commit of a replay: settling comes before replaying.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from typing import Any, Final
@@ -167,6 +168,9 @@ class _Opening:
             return read_identity(disk, directory)
         except FileNotFoundError:
             pass
+        with contextlib.suppress(PermissionError):
+            # Whoever made the directory may have been killed before its name was durable.
+            disk.sync_directory(os.path.dirname(directory))
         names = disk.listdir(self._log_dir) if disk.kind(self._log_dir) == "directory" else []
         first = os.path.join(self._log_dir, segment_name(1))
         if names and not (names == [segment_name(1)] and _is_empty(disk, first)):
@@ -194,7 +198,7 @@ class _Opening:
         if not names:
             # From here on there always is a segment, so that none at all is a gap.
             disk.open(first, "create").close()
-            disk.sync_directory(self._log_dir)
+        disk.sync_directory(self._log_dir)
         disk.sync_directory(directory)
         write_identity(disk, directory, identity)
         return identity

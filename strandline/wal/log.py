@@ -99,6 +99,8 @@ class Log(LogTail):
                     self._append_pending()
                 except _REFUSALS as error:
                     self._pass_over(error, group)
+        if self.failure is not None:
+            self._pass_over(self.failure, group)  # its pages may be among those that were lost
         if group.error is not None:
             raise group.error()
 
@@ -126,7 +128,7 @@ class Log(LogTail):
                 except _REFUSALS as error:
                     self._pass_over(error, group)
 
-    def _pass_over(self, error: Exception, group: Group) -> None:
+    def _pass_over(self, error: BaseException, group: Group) -> None:
         """Let an error be that `group` has no part in: what became of it, it says itself.
 
         A leader does others' work too, and what they are refused must not be reported for

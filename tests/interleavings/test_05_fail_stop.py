@@ -212,6 +212,24 @@ def test_write_that_returns_after_the_failure(tmp_path: Path) -> None:
         assert {b"k": b"0"} == dict(db.scan())
 
 
+def test_written_before_the_failure_and_told_after_it(tmp_path: Path) -> None:
+    """A BUFFERED write is in the page cache, a sync loses the page, its writer is told only then.
+
+    Guard: the look at `failure` in `Log.wait_written`.
+    """
+    with Rig(tmp_path) as rig:
+        db = rig.open()
+        log = db.engine.log
+        with log.append_lock:
+            (writer,) = queue_behind(db, lambda: db.put(b"a", b"1", durability=BUFFERED))
+            rig.drain()
+            rig.disk.faults = fail("fdatasync", OSError(errno.EIO, "lost"), path=".wal")
+            with pytest.raises(WriteOutcomeUnknownError):
+                log.sync()
+        with pytest.raises(WriteOutcomeUnknownError):
+            writer.answer()
+
+
 def test_two_syncs_of_one_file_and_one_error(tmp_path: Path) -> None:
     """A group's sync fails while a full segment is sealed; the kernel tells only one of two.
 

@@ -19,7 +19,7 @@ import pytest
 from strandline import Durability
 from strandline.wal.format import segment_id_of
 from strandline.wal.segments import SPARE_NAME
-from tests.support.history import Changes, History
+from tests.support.history import Changes, History, contents
 from tests.support.rig import Rig
 
 ASYNC, BUFFERED, SYNC = Durability.ASYNC, Durability.BUFFERED, Durability.SYNC
@@ -161,6 +161,35 @@ def test_crash_at_every_operation(tmp_path: Path, seed: int) -> None:
         assert created + 2 < rig.store.engine.log.tail[0].id, "recycled segments are in use"
         db = rig.power_cut("none").open()
         run.history.check(db)
+
+
+def test_crash_at_every_operation_of_the_first_opening(tmp_path: Path) -> None:
+    """A store that was being made is made by the next opening, empty, and so by the one after.
+
+    What the process had made before it was killed is in the page cache, and found there,
+    but maybe not on disk: neither the store's directory nor the log's first name.
+
+    Guards: `_identity` of `recovery.opening` syncs the directories above and below it,
+    whether it made what is in them or not, and writes IDENTITY last.
+    """
+    rng = random.Random(8)
+    with Rig(tmp_path) as rig:
+
+        def look(image: Rig) -> None:
+            second = image.power_cut("none") if image.cut_by != "kill" else image.kill()
+            assert {} == contents(image.open())
+            image.store.put(b"k", b"v")
+            again = image.power_cut("none")
+            assert {("", b"k"): b"v"} == contents(again.open())
+            again.release()
+            if rng.random() < 0.3:
+                second.sweep(second.open, look_again, "none", "kill", rng)
+            second.release()
+
+        def look_again(image: Rig) -> None:
+            assert {} == contents(image.open())
+
+        assert 20 < rig.sweep(rig.open, look, "none", "all", "kill", rng, rng)
 
 
 @pytest.mark.parametrize("seed", [3, pytest.param(4, marks=pytest.mark.slow)])
