@@ -83,6 +83,7 @@ WRITTEN = {(t, k, str(v)) for commit in commits() for t, k, v in commit}
 
 
 def write(path: Path) -> Store:
+    """Make all commits, at every level, with a flush half-way; leave the store open."""
     db = strandline.open(path, **OPTIONS)
     db.table("json", codec="json")
     for number, commit in enumerate(commits()):
@@ -106,6 +107,7 @@ class Variant(NamedTuple):
 
 
 def make(directory: Path, name: str) -> Variant:
+    """Let a child write a store, and end as the name says."""
     path = directory / name
 
     def work() -> None:
@@ -121,6 +123,7 @@ def make(directory: Path, name: str) -> Variant:
 
 @pytest.fixture(scope="module", params=["closed", "killed"])
 def variant(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Variant:
+    """A store that was closed, and one whose process was killed."""
     return make(tmp_path_factory.mktemp("damage"), request.param)
 
 
@@ -218,6 +221,7 @@ def look(variant: Variant, damage: Damage, options: dict[str, Any]) -> Callable[
 def outcomes(
     variant: Variant, every: list[Damage], **options: Any
 ) -> Iterator[tuple[Damage, Outcome]]:
+    """Yield each damage with what came of it."""
     tasks = [look(variant, damage, options) for damage in every]
     yield from zip(every, children.run_all(tasks, 90), strict=True)
 

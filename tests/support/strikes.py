@@ -100,8 +100,9 @@ def strike(n: int, call: Callable[[], Any], handle: Callable[[], Any] | None = N
     def each_frame(frame: FrameType, event: str, arg: Any) -> Any:
         if not frame.f_code.co_filename.startswith(PACKAGE):
             return None
-        frame.f_trace_opcodes = True
         frame.f_trace_lines = False
+        frame.f_trace = each_opcode  # first: Python 3.13 looks for it
+        frame.f_trace_opcodes = True
         return each_opcode
 
     def answer(number: int, frame: FrameType | None) -> None:
@@ -110,6 +111,7 @@ def strike(n: int, call: Callable[[], Any], handle: Callable[[], Any] | None = N
 
     answering = signal.default_int_handler if handle is None else answer
     handler = signal.signal(signal.SIGINT, answering)
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 wants one before it begins to trace
     try:
         sys.settrace(each_frame)
         struck.answer = call()
