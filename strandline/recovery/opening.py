@@ -299,7 +299,11 @@ def _is_empty(disk: Disk, path: str) -> bool:
 
 
 def _absolute(path: Any) -> str:
-    """Return a store's path made absolute; refuse what names no place."""
+    """Return a store's path made absolute; refuse what names no place.
+
+    A link that leads to a directory stands for it. One that leads nowhere is left as it
+    is, and refused: a typing error must not make a store at its other end.
+    """
     name = os.fspath(path) if isinstance(path, str | os.PathLike) else path
     if not isinstance(name, str):
         raise InvalidTypeError(
@@ -310,7 +314,7 @@ def _absolute(path: Any) -> str:
         raise InvalidRequestError(
             f"path: expected the name of a directory, found {name!r}; give another path"
         )
-    return os.path.realpath(name)
+    return os.path.realpath(name) if os.path.isdir(name) else os.path.abspath(name)
 
 
 def _look_at(disk: Disk, directory: str) -> None:

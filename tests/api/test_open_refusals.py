@@ -79,8 +79,8 @@ def test_a_file_is_no_store(tmp_path: Path) -> None:
     assert file.read_text() == "mine"
 
 
-def test_a_link_is_no_store(tmp_path: Path) -> None:
-    """A symbolic link is never followed, wherever it leads."""
+def test_a_link_that_leads_nowhere_is_no_store(tmp_path: Path) -> None:
+    """Nothing is made at the other end of a symbolic link."""
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "nowhere")
     refused_to_open(link, ForeignStoreError, "found a link")
