@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from strandline.engine.backing import ViewRetiredError
 from strandline.engine.definitions import refuse_inside
 from strandline.engine.engine import Engine
-from strandline.engine.layer import visible
+from strandline.engine.layer import View, visible
 from strandline.engine.scan import Items, note_keys, scan_chunks
 from strandline.engine.snapshots import SnapshotState
 from strandline.engine.table_state import TableState
@@ -26,20 +26,10 @@ def get_many(engine: Engine, state: TableState, keys: list[bytes]) -> dict[bytes
     while True:
         if engine.closing:
             engine.check_open()
-        found: dict[bytes, bytes] = {}
-        missing: list[bytes] = []
         with engine.log.mutex:
             engine.log.settle()
             view, read_view = state.view, engine.index.read_view
-            for key in keys:
-                for layer in view.layers:
-                    entry = layer.entries.get(key)
-                    if entry is not None:
-                        if entry[1] is not None:
-                            found[key] = entry[1]
-                        break
-                else:
-                    missing.append(key)
+            found, missing = _look_up(view, keys)
         if not missing or not view.reads_store:
             return found
         try:
@@ -47,6 +37,22 @@ def get_many(engine: Engine, state: TableState, keys: list[bytes]) -> dict[bytes
         except ViewRetiredError:
             continue  # a checkpoint took its place: layers and LMDB no longer fit together
         return found
+
+
+def _look_up(view: View, keys: list[bytes]) -> tuple[dict[bytes, bytes], list[bytes]]:
+    """Return what the layers say of some keys, and those that they do not know."""
+    found: dict[bytes, bytes] = {}
+    missing: list[bytes] = []
+    for key in keys:
+        for layer in view.layers:
+            entry = layer.entries.get(key)
+            if entry is not None:
+                if entry[1] is not None:
+                    found[key] = entry[1]
+                break
+        else:
+            missing.append(key)
+    return found, missing
 
 
 def count_entries(engine: Engine, state: TableState) -> int:

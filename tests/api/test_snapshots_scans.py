@@ -172,7 +172,7 @@ def test_what_snapshots_keep_counts_as_memory(db: Store) -> None:
 @pytest.mark.parametrize("level", Durability)
 def test_the_budget_holds_with_snapshots_open(tmp_path: Path, level: Durability) -> None:
     """A snapshot for each write cannot take the store beyond its budget: writers are refused."""
-    options = {**TINY, "durability": level, "overload": "reject"}
+    options = {**TINY, "max_log_bytes": 1 << 24, "durability": level, "overload": "reject"}
     with open_small(tmp_path / "s", **options) as db:
         snapshots = []
         highest = 0

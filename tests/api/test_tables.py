@@ -19,7 +19,7 @@ from strandline import (
     StoreClosedError,
     Table,
 )
-from tests.api.stores import open_small, refused
+from tests.api.stores import Always, open_small, refused
 
 
 @pytest.fixture
@@ -228,7 +228,8 @@ def test_a_dropped_table_takes_no_write(db: Store, use: str, logged: bool, again
         USES[use](old)
     assert (old.get(b"k", ABSENT), list(old), len(old)) == (ABSENT, [], 0)
     db = reopen(db, drain=False)
-    assert ({b"k": b"new"} if again else {}) == dict(db.table("t", logged=logged))
+    found, left = dict(db.table("t", logged=logged)), {b"k": b"new"} if again else {}
+    assert left == found or (not logged and found == {})  # unless a checkpoint came along
     db.close()
 
 
@@ -250,7 +251,7 @@ def test_more_tables_come_and_go_than_lmdb_has_handles(path: Path) -> None:
     Each once took a database handle in the checkpoint, which then failed for ever.
     """
     with open_small(path, max_tables=1) as db:
-        for n in range(150):
+        for n in range(320):
             db.table(f"t{n}")[b"k"] = b"v"
             db.drop_table(f"t{n}")
         assert db.flush().remaining == 0
@@ -303,6 +304,25 @@ def test_unlogged_tables_go_back_to_the_last_checkpoint(db: Store) -> None:
     assert {b"a": b"1", b"b": b"2"} == dict(db.table("u"))
     assert db[b"logged"] == b"kept"
     db.close()
+
+
+def test_unlogged_writes_during_checkpoints(path: Path) -> None:
+    """None is lost to a generation that is just being written, however far the LSNs are ahead.
+
+    Unlogged tables count versions of their own, which say nothing of the LSN of a cut.
+    """
+    with open_small(path, flush_strategy=Always(), durability=Durability.ASYNC) as db:
+        for n in range(2000):
+            db[b"%d" % n] = b"v"
+        table = db.table("u", logged=False)
+        for n in range(1500):
+            table[b"%d" % n] = b"%d" % n
+            db[b"%d" % (n % 7)] = b"w"
+            assert table[b"%d" % (n // 2)] == b"%d" % (n // 2)
+        expected = {b"%d" % n: b"%d" % n for n in range(1500)}
+        assert expected == dict(table)
+        db.flush()
+        assert expected == dict(table)
 
 
 # ---- append

@@ -131,20 +131,20 @@ def test_what_was_open_at_the_fork(db: Store, held: bool) -> None:
     next(rows)
     for number in range(300):
         db.put(b"more%03d" % number, b"x", durability=Durability.ASYNC)
-    refused = {
+    refused: dict[str, Callable[[], Any]] = {
         "get": lambda: snapshot.get(b"stored"),
         "get in memory": lambda: snapshot.get(b"dirty"),
         "scan": lambda: list(snapshot.scan()),
         "rows": lambda: list(rows),
     }
-    ended = {
+    ended: dict[str, Callable[[], Any]] = {
         "close snapshot": snapshot.close,
         "close store": db.close,
         "close twice": lambda: (db.close(), db.close()),
         "with": lambda: db.__exit__(None, None, None),
     }
     with held_by_another_thread(db) if held else ExitStack():
-        tasks: list[Callable[[], Any]] = [*refused.values(), *ended.values()]  # type: ignore[list-item]
+        tasks = [*refused.values(), *ended.values()]  # type: ignore[list-item]
         outcomes = dict(zip([*refused, *ended], children.run_all(tasks, seconds=5), strict=True))
     assert {"StoreClosedError"} == {outcomes[name].error for name in refused}, outcomes
     assert not [outcomes[name] for name in ended if outcomes[name].error or outcomes[name].signal]

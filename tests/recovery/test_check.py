@@ -173,7 +173,7 @@ def test_a_segment_of_another_store_is_foreign(crashed: Path, tmp_path: Path) ->
     """It is named, and the verdict is not that the log is damaged."""
     fill(tmp_path / "other")
     victim = segments(crashed)[1]
-    shutil.copy(segments(tmp_path / "other")[1], victim)
+    shutil.copy(segments(tmp_path / "other")[-1], victim)
     report = check_store(crashed)
     only(report, CheckVerdict.FOREIGN)
     assert "store" in report.findings[0].expected

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import _thread
 import dis
+import gc
 import os
 import signal
 import sys
@@ -110,6 +111,8 @@ def strike(n: int, call: Callable[[], Any], handle: Callable[[], Any] | None = N
         handle()
 
     answering = signal.default_int_handler if handle is None else answer
+    collecting = gc.isenabled()
+    gc.disable()  # the steps are those of the call, not of what the collector finds meanwhile
     handler = signal.signal(signal.SIGINT, answering)
     sys._getframe().f_trace_opcodes = True  # Python 3.12 wants one before it begins to trace
     try:
@@ -122,6 +125,8 @@ def strike(n: int, call: Callable[[], Any], handle: Callable[[], Any] | None = N
     finally:
         sys.settrace(None)
         signal.signal(signal.SIGINT, handler)
+        if collecting:
+            gc.enable()
     return struck
 
 

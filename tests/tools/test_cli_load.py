@@ -8,6 +8,7 @@ import lzma
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -269,6 +270,9 @@ def test_an_interrupt_keeps_what_was_loaded(store: Path) -> None:
     assert process.stderr is not None
     process.stdin.write(b"k,v\n" + b"".join(b"%d,x\n" % number for number in range(60_000)))
     process.stdin.flush()
+    deadline = time.monotonic() + 30
+    while not (store / "log").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)  # until then a signal finds a program that is still starting
     os.kill(process.pid, signal.SIGINT)
     _, said = process.communicate()
     assert process.returncode == 130
