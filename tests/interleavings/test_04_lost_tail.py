@@ -72,8 +72,7 @@ def test_lost_lsns_are_not_issued_again(
 def test_openings_without_a_write_go_on_too(tmp_path: Path) -> None:
     """Each of several openings hands out LSNs that are lost; no number comes twice.
 
-    Guard: the ceiling of the opening before counts even where the log has no trace of
-    that opening (`found.epoch == before.epoch` in `_next_lsn`).
+    Guard: `lsn_ceiling` in `_next_lsn`, which each opening raises above what it may issue.
     """
     seen: set[int] = set()
     with Rig(tmp_path) as rig:
@@ -91,7 +90,9 @@ def test_openings_without_a_write_go_on_too(tmp_path: Path) -> None:
 def test_clean_close_then_lost_opening(tmp_path: Path) -> None:
     """The seal of a clean close says that nothing above it was issued; not so of the next opening.
 
-    Guard: `found.epoch == before.epoch` in `_next_lsn`.
+    Guards, of which one is enough: the header of an opening's first segment is on disk
+    before a write is taken (`Log._activate`), and a clean seal counts only if no opening
+    came after it (`found.epoch == before.epoch` in `_next_lsn`).
     """
     with Rig(tmp_path) as rig:
         rig.open()

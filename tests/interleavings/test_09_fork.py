@@ -144,7 +144,7 @@ def test_what_was_open_at_the_fork(db: Store, held: bool) -> None:
         "with": lambda: db.__exit__(None, None, None),
     }
     with held_by_another_thread(db) if held else ExitStack():
-        tasks = [*refused.values(), *ended.values()]  # type: ignore[list-item]
+        tasks = [*refused.values(), *ended.values()]
         outcomes = dict(zip([*refused, *ended], children.run_all(tasks, seconds=5), strict=True))
     assert {"StoreClosedError"} == {outcomes[name].error for name in refused}, outcomes
     assert not [outcomes[name] for name in ended if outcomes[name].error or outcomes[name].signal]
