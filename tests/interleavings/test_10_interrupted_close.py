@@ -15,6 +15,7 @@ import pytest
 
 from strandline import Durability, StoreClosedError
 from strandline.engine import process_guard
+from strandline.recovery.tail import ended_cleanly
 from tests.support.calls import Call
 from tests.support.faults import Fault
 from tests.support.history import contents
@@ -74,6 +75,8 @@ def test_close(tmp_path: Path) -> None:
             assert rig.clock.now < before + 1, f"{where}: closing again took its time"
             with pytest.raises(StoreClosedError):
                 db.put(b"late", b"1")
+            log, uuid = f"{rig.directory}/log", db.engine.log.uuid
+            assert ended_cleanly(rig.disk, log, uuid), f"{where}: no seal of an orderly close"
             again = rig.open(recovery="strict")
             assert contents(again) == EXPECTED, where
             rig.release()

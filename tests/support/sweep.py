@@ -102,13 +102,13 @@ def _aftermath(
     db: Store, n: int, wanted: Values, before: Values, others: Callable[[int], Values] | None
 ) -> None:
     """What another thread sees and does after the strike."""
+    weak = {b"other%d" % (n % 7): b"a%d" % n, b"another%d" % (n % 5): b"a%d" % n}
+    db.put_many(weak, durability=ASYNC)  # first, before anything makes good what is half done
     db.put(b"first", b"%d" % n, durability=ASYNC)
     assert b"%d" % n == db.get(b"first")
     acknowledged = others(n) if others is not None else {}
     seen = _peek(db, wanted)
     assert seen in (wanted, before), f"half done: {seen}"
-    weak = {b"other%d" % (n % 7): b"a%d" % n, b"another%d" % (n % 5): b"a%d" % n}
-    db.put_many(weak, durability=ASYNC)
     acknowledged |= {("", key): value for key, value in weak.items()}
     assert db.put(b"sync%d" % (n % 3), b"s%d" % n) is not None
     db.sync()
