@@ -22,6 +22,8 @@ from strandline.engine.operations import PUT, tag_of
 from strandline.wal.format import FRAME_HEADER_BYTES, aligned
 
 _ZEROED_BYTES: Final = 32 << 20
+_FILL_BYTES: Final = 64 << 10
+"""Larger writes leave larger folios in the page cache, and every later write to one is slower."""
 
 if sys.platform == "darwin":
     import fcntl
@@ -44,8 +46,8 @@ def _zeroed_file(directory: str) -> Iterator[int]:
     path = os.path.join(directory, "zeroed")
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        for offset in range(0, _ZEROED_BYTES, 1 << 20):
-            os.pwrite(descriptor, bytes(1 << 20), offset)
+        for offset in range(0, _ZEROED_BYTES, _FILL_BYTES):
+            os.pwrite(descriptor, bytes(_FILL_BYTES), offset)
         os.fsync(descriptor)
         yield descriptor
     finally:

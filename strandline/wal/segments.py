@@ -35,7 +35,10 @@ FIRST_SEGMENT_BYTES: Final = 2 << 20
 """The segment that opening makes is small: it is filled with zeros while the caller waits."""
 
 SPARE_NAME: Final = "prepared.tmp"
-_ZEROS: Final = bytes(1 << 20)
+_ZEROS: Final = bytes(64 << 10)
+"""What files are filled with, a write at a time. Linux keeps the pages of one write together,
+and every later write to a larger folio costs more (measured on ext4: 0.9 us for 200 bytes over
+zeros written 64 KiB at a time, 2.1 us over those written 1 MiB at a time)."""
 _RECYCLED_AT_MOST: Final = 4
 _READ_BYTES: Final = 1 << 20
 
