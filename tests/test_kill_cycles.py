@@ -12,7 +12,7 @@ import pytest
 from tests.support.killed import Cycles, Tally
 
 
-@pytest.mark.parametrize(("threads", "cycles"), [(1, 14), (6, 11)])
+@pytest.mark.parametrize(("threads", "cycles"), [(1, 20), (6, 15)])
 def test_killed_again_and_again(tmp_path: Path, threads: int, cycles: int) -> None:
     """One store, killed while it opens, writes, flushes and recovers, loses nothing it promised.
 

@@ -539,7 +539,7 @@ class Machine(RuleBasedStateMachine):
 
 TestStateMachine = Machine.TestCase
 TestStateMachine.settings = settings(
-    max_examples=max(10, settings.default.max_examples // 4),  # type: ignore[union-attr]
+    max_examples=max(10, settings.default.max_examples * 3 // 4),  # type: ignore[union-attr]
     stateful_step_count=40,
     print_blob=True,
 )

@@ -315,11 +315,14 @@ def test_unlogged_writes_during_checkpoints(path: Path) -> None:
         for n in range(2000):
             db[b"%d" % n] = b"v"
         table = db.table("u", logged=False)
-        for n in range(1500):
-            table[b"%d" % n] = b"%d" % n
-            db[b"%d" % (n % 7)] = b"w"
-            assert table[b"%d" % (n // 2)] == b"%d" % (n // 2)
-        expected = {b"%d" % n: b"%d" % n for n in range(1500)}
+        count, before = 0, db.stats().checkpoints
+        while db.stats().checkpoints < before + 8:
+            for n in range(count, count + 20):
+                table[b"%d" % n] = b"%d" % n
+                db[b"%d" % (n % 7)] = b"w"
+                assert table[b"%d" % (n // 2)] == b"%d" % (n // 2)
+            count += 20
+        expected = {b"%d" % n: b"%d" % n for n in range(count)}
         assert expected == dict(table)
         db.flush()
         assert expected == dict(table)

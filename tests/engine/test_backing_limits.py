@@ -97,22 +97,22 @@ def test_a_full_map_grows_and_nothing_is_lost(tmp_path: Path) -> None:
     backing.grow()
     # The map is another one, and the commit the same.
     assert view.get_many(1, [b"%08d" % 7, b"no"]) == {b"%08d" % 7: b"%08d" % 7 * 125}
-    assert fill(backing, numbers, 4000) == 3
+    assert fill(backing, numbers, 7000) == 3
     with pytest.raises(ViewRetiredError):
         view.get_many(1, [b"%08d" % 7])
     assert backing.map_bytes == 16 << 20
     with pytest.raises(SnapshotExpiredError, match="take a new one"):
         snapshot.get(1, b"%08d" % 0)
-    for number in (0, 99, 100, 4099):
+    for number in (0, 99, 100, 7099):
         key = b"%08d" % number
         assert view.get(1, key) == key * 125
         assert backing.view.get(1, key) == key * 125
-    assert backing.entries(1) == 4100
+    assert backing.entries(1) == 7100
     backing.close()
     # What is larger than map_bytes is opened all the same.
     backing = Backing.open(str(tmp_path / "store"), Options(map_bytes=1 << 20))
-    assert backing.entries(1) == 4100
-    assert fill(backing, numbers, 100) >= 1
+    assert backing.entries(1) == 7100
+    assert fill(backing, numbers, 9000) >= 1
     backing.close()
 
 

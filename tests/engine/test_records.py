@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from strandline.engine.records import (
     DIGEST_BYTES,
-    FLAGS_OFFSET,
     LSN_LIMIT,
-    VALUE_OFFSET,
+    TRAILER_BYTES,
     Entry,
     Origin,
     encode,
@@ -30,19 +29,17 @@ lsns = st.integers(min_value=0, max_value=LSN_LIMIT - 1)
 values = st.binary(max_size=600)
 
 
-def sealed(table_id: int, key: bytes, tail: bytes) -> bytes:
+def sealed(table_id: int, key: bytes, head: bytes) -> bytes:
     """Return a record of any contents with a digest that holds."""
     seed = xxhash.xxh3_64_intdigest(key, table_id)
-    return xxhash.xxh3_64_digest(tail, seed) + tail
+    return head + xxhash.xxh3_64_digest(head, seed)
 
 
 def test_the_layout_is_the_documented_one() -> None:
     """The bytes of a record are those that the module's docstring draws."""
     record = encode(7, b"key", 0x0102, b"value")
-    assert record == bytes.fromhex("4a1792b7227c5672") + bytes.fromhex(
-        "0201000000000000 00 76616c7565"
-    )
-    assert record == sealed(7, b"key", b"\x02\x01\0\0\0\0\0\0" + b"\0" + b"value")
+    assert record == bytes.fromhex("76616c7565 0201000000000000 00 99ec47947d929f9f")
+    assert record == sealed(7, b"key", b"value" + b"\x02\x01\0\0\0\0\0\0" + b"\0")
 
 
 @given(table_ids, keys, lsns, values)
@@ -110,9 +107,9 @@ def test_a_record_belongs_to_its_key_and_table(
             value_of(table_id, key + more, record, ORIGIN)
 
 
-@pytest.mark.parametrize("length", range(VALUE_OFFSET - DIGEST_BYTES))
-def test_a_digest_over_less_than_a_header_is_not_enough(length: int) -> None:
-    """A record too short for a header is damage, also where its digest holds."""
+@pytest.mark.parametrize("length", range(TRAILER_BYTES - DIGEST_BYTES))
+def test_a_digest_over_less_than_a_trailer_is_not_enough(length: int) -> None:
+    """A record too short for a trailer is damage, also where its digest holds."""
     record = sealed(7, b"k", bytes(length))
     for read in (value_of, lsn_and_value_of):
         with pytest.raises(StoreCorruptionError):
@@ -124,7 +121,7 @@ def test_a_digest_over_less_than_a_header_is_not_enough(length: int) -> None:
 @pytest.mark.parametrize("flags", [0x01, 0x02, 0x80, 0xFF])
 def test_flags_of_a_newer_format_are_refused(flags: int) -> None:
     """A record whose digest holds and whose flags are unknown is never read as a value."""
-    record = sealed(7, b"k", bytes(FLAGS_OFFSET - DIGEST_BYTES) + bytes([flags]) + b"v")
+    record = sealed(7, b"k", b"v" + bytes(8) + bytes([flags]))
     for read in (value_of, lsn_and_value_of):
         with pytest.raises(ForeignStoreError, match=f"found 0x{flags:02x}; a newer version"):
             read(7, b"k", record, ORIGIN)
@@ -135,16 +132,16 @@ def test_flags_of_a_newer_format_are_refused(flags: int) -> None:
 def test_the_error_says_where_and_what() -> None:
     """The message names file, table, key, both digests, and the next step."""
     record = encode(7, b"caf\xc3\xa9\n", 1, b"value")
-    damaged = record[:-1] + b"X"
+    damaged = b"X" + record[1:]
     with pytest.raises(StoreCorruptionError) as caught:
         value_of(7, b"caf\xc3\xa9\n", damaged, ORIGIN)
     message = str(caught.value)
-    found = sealed(7, b"caf\xc3\xa9\n", damaged[DIGEST_BYTES:])[:DIGEST_BYTES]
+    found = sealed(7, b"caf\xc3\xa9\n", damaged[:-DIGEST_BYTES])[-DIGEST_BYTES:]
     for part in (
         "data/store/data.mdb",
         "table 'views' (id 7)",
         r"key b'caf\xc3\xa9\n'",
-        record[:DIGEST_BYTES].hex(),
+        record[-DIGEST_BYTES:].hex(),
         found.hex(),
         "strandline check",
     ):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -161,7 +162,7 @@ def logged(rig: Rig, key: bytes) -> list[bytes]:
         watermark_lsn=db.engine.backing.watermark.lsn,
     )
     values = []
-    for _, count, payload in found.frames(0):
+    for _, count, payload in chain.from_iterable(found.batches(0)):
         items = decode_items(payload, count)
         values += [v for k, v in zip(items[2::3], items[3::3], strict=True) if k == key and v]
     return values

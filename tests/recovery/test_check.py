@@ -14,7 +14,6 @@ import pytest
 
 import strandline
 from strandline.engine.operations import PUT, tag_of
-from strandline.engine.records import VALUE_OFFSET
 from strandline.recovery.check import check_store
 from strandline.recovery.check_report import CheckVerdict
 from strandline.wal.format import FRAME_HEADER_BYTES
@@ -256,7 +255,7 @@ def test_a_value_that_rotted_is_found(closed: Path) -> None:
     """One byte of one value is enough, and the key is named."""
     data = closed / "store" / "data.mdb"
     for place in re.finditer(b"key00007", data.read_bytes()):
-        flip(data, place.end() + VALUE_OFFSET + 3)
+        flip(data, place.end() + 3)
     report = check_store(closed)
     only(report, CheckVerdict.STORE_DAMAGE)
     (finding,) = report.findings

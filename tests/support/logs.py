@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -256,7 +257,7 @@ def mend(found: Survey, *, budget: int = 1 << 30) -> Settlement:
 
 def replay(found: Survey) -> list[tuple[int, int, bytes]]:
     """Return all that a replay from the watermark would read."""
-    return list(found.frames(found.watermark_lsn))
+    return list(chain.from_iterable(found.batches(found.watermark_lsn)))
 
 
 def lsns(frames: list[tuple[int, int, bytes]]) -> list[int]:
