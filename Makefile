@@ -5,6 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+NATIVE := $(VENV)/.native
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DELETE_ON_ERROR:
@@ -19,10 +20,10 @@ help:
 	@echo "make soak    2000 crash cycles; takes long"
 	@echo "make clean   remove the environment and everything that the targets made"
 
-demo: $(INSTALLED)
+demo: $(NATIVE)
 	$(BIN)/strandline demo
 
-test: $(INSTALLED)
+test: $(NATIVE)
 	$(BIN)/python -m pytest -m "not slow"
 
 lint: $(INSTALLED)
@@ -31,23 +32,28 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(INSTALLED)
+bench: $(NATIVE)
 	$(BIN)/python -m benchmarks.compare
 
-bench-micro: $(INSTALLED)
+bench-micro: $(NATIVE)
 	$(BIN)/python -m pytest benchmarks/
 
-soak: $(INSTALLED)
+soak: $(NATIVE)
 	$(BIN)/python -m tests.soak --cycles 2000
 
 clean:
-	rm -rf $(VENV) build dist .benchmarks .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist strandline/native/*.so .benchmarks .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The build backend is installed first, from the same pins, because pip does not apply
 # constraints inside the environment that it isolates a build in.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)
-	$(PIP) install --quiet --constraint constraints.txt hatchling editables
+	$(PIP) install --quiet --constraint constraints.txt hatchling editables setuptools
 	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[cli,bench,dev]'
+	touch $@
+
+# The functions in C are built by the installation, and again whenever their sources change.
+$(NATIVE): $(wildcard strandline/native/*.[ch]) hatch_build.py | $(INSTALLED)
+	$(BIN)/python hatch_build.py
 	touch $@

@@ -69,6 +69,8 @@ class CheckpointTransaction:
         self._catalog_changed = False
         self._emptied = 0
         self._touched: set[int] = set()
+        self._last_keys: dict[int, bytes] = {}
+        """No key of the table is above it."""
 
     def put_slice(self, table_id: int, keys: Sequence[bytes], entries: Sequence[Entry]) -> None:
         """Write the entries of sorted keys; a tombstone deletes its key.
@@ -77,13 +79,15 @@ class CheckpointTransaction:
             MapFullError: abort, then `Backing.grow`.
             DiskFullError: abort, and try again when there is room.
         """
-        items = encode_slice(table_id, keys, entries)
+        items = encode_slice(table_id, list(keys), list(entries))
         txn = self._live()
         database = self._databases[table_id]
         try:
             if items:
                 with txn.cursor(database) as cursor:
-                    cursor.putmulti(items)
+                    # Behind the last key LMDB need not look for the place, nor split pages.
+                    cursor.putmulti(items, append=self._is_behind(table_id, items[0][0], cursor))
+                self._last_keys[table_id] = max(self._last_keys[table_id], items[-1][0])
             if len(items) != len(keys):
                 delete = txn.delete
                 for key, entry in zip(keys, entries, strict=True):
@@ -93,12 +97,19 @@ class CheckpointTransaction:
             raise self._failed(error, "writing a checkpoint") from error
         self._touched.add(table_id)
 
+    def _is_behind(self, table_id: int, key: bytes, cursor: lmdb.Cursor[bytes]) -> bool:
+        """Tell whether a key comes after every key of the table."""
+        if table_id not in self._last_keys:
+            self._last_keys[table_id] = cursor.key() if cursor.last() else b""
+        return key > self._last_keys[table_id]
+
     def clear(self, table_id: int) -> None:
         """Delete every key of a table."""
         try:
             self._live().drop(self._databases[table_id], delete=False)
         except lmdb.Error as error:
             raise self._failed(error, "clearing a table") from error
+        self._last_keys.pop(table_id, None)
         self._touched.add(table_id)
 
     def create_table(self, row: TableRow) -> None:

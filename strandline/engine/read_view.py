@@ -20,15 +20,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, Protocol
 
 import lmdb
-from xxhash import xxh3_64_digest as digest
-from xxhash import xxh3_64_intdigest as seed
 
 from strandline.engine.environment import explain
 from strandline.engine.records import Origin, value_of, values_of
 from strandline.errors import StoreFailedError, StrandlineError
+from strandline.native import native
 
 Databases = Mapping[int, lmdb._Database]
 Read = Callable[[bytes, None, lmdb._Database], bytes | None]
@@ -95,6 +95,19 @@ class ReadView:
         if database is None:
             return _nothing
 
+        if native is not None:
+            stored: Callable[[bytes], bytes | None] = native.StoredGet(
+                table_id,
+                database,
+                self._pool,
+                retired,
+                lambda key: read_anew(table_id, key, database),
+                partial(self._rescue, table_id),
+                drain,
+                partial(self._value_of, table_id),
+            )
+            return stored
+
         def get(key: bytes) -> bytes | None:
             try:
                 read = pop()
@@ -109,14 +122,18 @@ class ReadView:
             push(read)
             if retired:
                 drain()
-            if record is None:
-                return None
-            # The check of `value_of`, written out: every read of stored data comes here.
-            if digest(record[8:], seed(key, table_id)) == record[:8] and record[16:17] == b"\0":
-                return record[17:]
-            return value_of(table_id, key, record, origin)
+            return None if record is None else value_of(table_id, key, record, origin)
 
         return get
+
+    def _value_of(self, table_id: int, key: bytes, record: bytes) -> bytes:
+        return value_of(table_id, key, record, self._origin)
+
+    def _rescue(self, table_id: int, error: BaseException, read: Read, key: bytes) -> bytes | None:
+        """Go on after a read that failed, and whose transaction cannot be used again."""
+        self._discard(read)
+        del read
+        return self._recover(error, table_id, key)
 
     def get_many(self, table_id: int, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """Return the values of those keys that are there, all as of the view's commit.

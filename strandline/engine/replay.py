@@ -7,12 +7,13 @@ that LMDB has already changes nothing.
 from __future__ import annotations
 
 from itertools import repeat
+from types import ModuleType
 from typing import Any, Final
 
 from strandline.engine.catalog import TableRow
 from strandline.engine.definitions import forget_table
 from strandline.engine.engine import Engine
-from strandline.engine.layer import weight
+from strandline.engine.layer import ENTRY_BYTES, weight
 from strandline.engine.operations import (
     CLEAR,
     CREATE,
@@ -27,6 +28,8 @@ from strandline.engine.operations import (
     decode_table_options,
 )
 from strandline.engine.table_state import TableState
+from strandline.native import native
+from strandline.wal.reader import Batch
 
 _FLUSH_SHARE: Final = 0.5
 
@@ -42,15 +45,43 @@ class Replay:
         """
         self._engine = engine
         self._salvage = salvage
+        self.lsn = 0
+        """The first LSN of the frame that was looked at last, operation by operation."""
         self.operations = 0
         self.frames = 0
         self.bytes = 0
 
-    def apply(self, first_lsn: int, count: int, payload: bytes, after_lsn: int) -> None:
-        """Apply the operations of one frame whose LSN is above `after_lsn`.
+    def apply(self, frames: Batch, after_lsn: int) -> None:
+        """Apply the operations of frames in a row whose LSN is above `after_lsn`.
 
-        Raises PayloadError where the payload makes no sense although its checksum holds.
+        Raises PayloadError where a payload makes no sense although its checksum holds;
+        `lsn` is the first LSN of its frame then.
         """
+        at = 0
+        while at < len(frames):
+            if native is not None:
+                at = self._apply_plain(native, frames, at, after_lsn)
+            if at < len(frames):
+                self.lsn, count, payload = frames[at]
+                self._apply_frame(self.lsn, count, payload, after_lsn)
+                at += 1
+
+    def _apply_plain(self, native: ModuleType, frames: Batch, at: int, after_lsn: int) -> int:
+        """Apply puts and deletes until something else comes; return the index of that."""
+        engine = self._engine
+        entries = {state.id: state.entries for state in engine.index.states.values()}
+        room = int(engine.options.max_dirty_bytes * _FLUSH_SHARE) - engine.index.active_bytes
+        end, size, fresh, operations = native.replay(frames, at, after_lsn, entries, max(1, room))
+        if end > at:
+            # An overwritten entry is counted by its new size only, as in `_put_all`.
+            engine.index.active_bytes += size + fresh * ENTRY_BYTES
+            first_lsn, count, _ = frames[end - 1]
+            done = frames[at:end]
+            self._note(first_lsn + count - 1, operations, sum([len(f[2]) for f in done]), len(done))
+        return int(end)
+
+    def _apply_frame(self, first_lsn: int, count: int, payload: bytes, after_lsn: int) -> None:
+        """Apply one frame of any kind."""
         items = decode_items(payload, count)
         if count == 1 and first_lsn > after_lsn:
             self._apply_one(first_lsn, items[1], items[2], items[3])
@@ -71,10 +102,10 @@ class Replay:
                 self._apply_one(lsn, tag, key, value)
         self._note(first_lsn + len(tags) - 1, len(tags), len(payload))
 
-    def _note(self, last_lsn: int, operations: int, length: int) -> None:
-        """Count a frame; flush where replayed entries have become many."""
+    def _note(self, last_lsn: int, operations: int, length: int, frames: int = 1) -> None:
+        """Count frames; flush where replayed entries have become many."""
         self.operations += operations
-        self.frames += 1
+        self.frames += frames
         self.bytes += length
         engine = self._engine
         engine.replayed_lsn = last_lsn

@@ -1,8 +1,8 @@
 """Ordered scans: the sorted keys of the layers merged with an LMDB cursor, chunk by chunk.
 
-A chunk takes up to N keys from every source. The least of the last keys of those sources
-that had N bounds what can be decided; everything up to that bound is merged in a few
-calls, not key by key.
+A chunk takes up to N rows from LMDB and walks the layers' sorted runs beside them. Without C
+it takes up to N keys from every run; the least of the last keys of those sources that had N
+bounds what can be decided, and everything up to that bound is merged in a few calls.
 """
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Final
 
-from strandline.engine.layer import Layer, visible
+from strandline.engine.layer import Entries, visible
 from strandline.engine.snapshots import SnapshotState
 from strandline.engine.sorted_keys import Runs
 from strandline.engine.table_state import TableState
 from strandline.errors import InvalidRequestError
+from strandline.native import native
 
 _FIRST_CHUNK: Final = 128
 _LARGEST_CHUNK: Final = 2048
 
 Items = list[tuple[bytes, bytes]]
+Sources = list[tuple[Entries, Runs]]
+"""Layers, newest first: the entries of each, and sorted runs over their keys."""
 
 
 def prefix_end(prefix: bytes) -> bytes | None:
@@ -53,24 +56,17 @@ def scan_chunks(
     if view is None or limit == 0:
         return
     version = snapshot.version(state)
-    sources = [(layer, layer.order.runs()) for layer in view.layers if layer.entries]
+    layers = [(layer.entries, layer.order.runs()) for layer in view.layers if layer.entries]
     size = min(limit or _FIRST_CHUNK, _LARGEST_CHUNK)
     left = limit
     while True:
-        stored: Items = []
+        items: Items = []
         if view.reads_store:
-            stored = snapshot.txn.chunk(state.id, start, stop, reverse, size)
-        bound = stored[-1][0] if len(stored) == size else None
-        touched: list[tuple[Layer, list[bytes]]] = []
-        for layer, runs in sources:
-            keys, bound = _take(runs, start, stop, reverse, size, bound)
-            if keys:
-                touched.append((layer, keys))
-        items = stored
-        if touched or (stored and bound is not None and bound != stored[-1][0]):
-            items = _merge(stored, touched, bound, version, reverse)
+            items = snapshot.txn.chunk(state.id, start, stop, reverse, size)
+        bound = items[-1][0] if len(items) == size else None
+        if layers:
+            items, bound = merge_chunk(items, bound, layers, version, start, stop, size, reverse)
         if left is not None:
-            items = items[:left]
             left -= len(items)
         last = bound is None or left == 0
         if items or last:
@@ -81,8 +77,9 @@ def scan_chunks(
             stop = bound
         else:
             start = (bound or b"") + b"\0"
-        size = min(size * 4, _LARGEST_CHUNK, left or _LARGEST_CHUNK)
-        size = max(size, 16)
+        size = max(16, min(size * 4, _LARGEST_CHUNK))
+        if left is not None:
+            size = min(size, left)
 
 
 def note_keys(snapshot: SnapshotState, state: TableState) -> None:
@@ -91,6 +88,48 @@ def note_keys(snapshot: SnapshotState, state: TableState) -> None:
     if view is not None:
         for layer in view.layers:
             layer.order.note()
+
+
+def merge_chunk(  # noqa: PLR0917 - as its twin in C takes them
+    stored: Items,
+    bound: bytes | None,
+    layers: Sources,
+    version: int,
+    start: bytes | None,
+    stop: bytes | None,
+    limit: int,
+    reverse: bool,
+) -> tuple[Items, bytes | None]:
+    """Lay layers over stored rows; return at most `limit` rows and the key to go on behind.
+
+    `stored` are rows in the order of the scan, all that there are up to `bound`, or to the
+    end where that is None. The key is None where nothing comes behind the rows.
+    """
+    merged: dict[bytes, bytes | None] = dict(stored)
+    touched: list[tuple[Entries, list[bytes]]] = []
+    for entries, runs in layers:
+        keys, bound = _take(runs, start, stop, reverse, limit, bound)
+        touched.append((entries, keys))
+    for entries, keys in reversed(touched):
+        for key in keys:
+            seen = visible(entries[key], version)
+            if seen is not None:
+                merged[key] = seen[1]
+    ordered = sorted(merged, reverse=reverse)
+    if bound is not None:
+        ordered = [k for k in ordered if (k >= bound if reverse else k <= bound)]
+    items = [(k, v) for k in ordered if (v := merged[k]) is not None]
+    if len(items) > limit:
+        del items[limit:]
+        bound = items[-1][0]
+    return items, bound
+
+
+PYTHON: Final = (merge_chunk,)
+"""The function of this module that has a twin in C, as it is without it."""
+
+if native is not None:
+    merge_chunk = native.merge_chunk
 
 
 def _take(
@@ -117,28 +156,3 @@ def _take(
         else:
             taken += run[low:high]
     return taken, bound
-
-
-def _merge(
-    stored: Items,
-    touched: list[tuple[Layer, list[bytes]]],
-    bound: bytes | None,
-    version: int,
-    reverse: bool,
-) -> Items:
-    """Lay the layers' entries over the stored ones, up to the bound."""
-    merged: dict[bytes, bytes | None] = dict(stored)
-    for layer, keys in reversed(touched):
-        entries = layer.entries
-        for key in keys:
-            entry = entries[key]
-            if entry[0] > version:
-                seen = visible(entry, version)
-                if seen is None:
-                    continue
-                entry = seen
-            merged[key] = entry[1]
-    ordered = sorted(merged, reverse=reverse)
-    if bound is not None:
-        ordered = [k for k in ordered if (k >= bound if reverse else k <= bound)]
-    return [(k, v) for k in ordered if (v := merged[k]) is not None]

@@ -4,9 +4,9 @@ Writers do nothing for it: a dict keeps insertion order and an entry is never re
 the keys that came since the last look are the last ones of the dict. They become a
 sorted run; runs of like size are merged, so that a key is moved O(log n) times.
 
-Sorting and merging is done in slices of a few thousand keys, none of which holds the
-interpreter for more than about a millisecond: one `sort` of 200,000 keys would stop every
-thread for 31 ms.
+Sorting does not hold the interpreter: in C it lets go of it, and without C it is done in
+slices of a few thousand keys, none of which takes more than about a millisecond. One `sort`
+of 200,000 keys would stop every thread for 31 ms.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ from itertools import islice
 from typing import Any, Final
 
 from strandline.errors import InvalidRequestError
+from strandline.native import native
 from strandline.wal.runtime import Runtime
 
 _SLICE: Final = 4096
+_COPIED: Final = 1 << 16
+"""Keys that are copied in one go: half a millisecond."""
 
 Runs = tuple[list[bytes], ...]
 
@@ -76,7 +79,10 @@ class SortedKeys:
 
 
 def sort_in_slices(keys: list[bytes], pause: Callable[[], None] | None) -> list[bytes]:
-    """Return `keys` sorted."""
+    """Return `keys` sorted. The list is the caller's own and of no use to it afterwards."""
+    if native is not None:
+        native.sort_keys(keys)
+        return keys
     if len(keys) <= _SLICE:
         return sorted(keys)
     runs = []
@@ -98,6 +104,12 @@ def merge_in_slices(
 ) -> list[bytes]:
     """Return two sorted lists without common keys as one."""
     merged: list[bytes] = []
+    if native is not None:
+        for part in (left, right):
+            for at in range(0, len(part), _COPIED):
+                merged += part[at : at + _COPIED]
+        native.sort_keys(merged)
+        return merged
     at = 0
     for start in range(0, len(left), _SLICE):
         piece = left[start : start + _SLICE]

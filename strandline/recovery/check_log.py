@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Final
 
 from strandline.engine.catalog import Metadata
@@ -283,7 +284,8 @@ def _read_operations(
     count = 0
     first_lsn = operations = 0
     try:
-        for first_lsn, operations, payload in found.frames(found.watermark_lsn, progress):
+        frames = chain.from_iterable(found.batches(found.watermark_lsn, progress))
+        for first_lsn, operations, payload in frames:
             _decode(first_lsn, operations, payload, found.watermark_lsn, tables)
             count += first_lsn + operations - 1 - max(first_lsn - 1, found.watermark_lsn)
     except LogCorruptionError as error:

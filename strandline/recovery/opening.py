@@ -274,14 +274,14 @@ class _Opening:
         started = self._runtime.monotonic()
         replay = Replay(engine, salvage=self._options.recovery == "salvage")
         after = found.watermark_lsn
-        for first, count, payload in found.frames(after, self._options.progress):
+        for frames in found.batches(after, self._options.progress):
             try:
-                replay.apply(first, count, payload, after)
+                replay.apply(frames, after)
             except PayloadError as error:
                 raise LogCorruptionError(
-                    f"{self._log_dir}: frame at LSN {first}: its checksum holds, but {error}. It "
-                    "was written by a faulty or foreign program; restore a backup, or open with "
-                    "recovery='point-in-time' or 'salvage'"
+                    f"{self._log_dir}: frame at LSN {replay.lsn}: its checksum holds, but "
+                    f"{error}. It was written by a faulty or foreign program; restore a backup, "
+                    "or open with recovery='point-in-time' or 'salvage'"
                 ) from error
         engine.replayed_lsn = max(engine.replayed_lsn, found.last_lsn)
         engine.replayed_operations = replay.operations

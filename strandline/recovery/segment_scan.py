@@ -199,23 +199,20 @@ def _scan_file(
 def _read_run(reader: SegmentReader, before: int, on_progress: OnProgress | None) -> Run:
     """Read frames until they stop."""
     start, first = reader.offset, reader.lsn
-    claimed = operations = 0
+    claimed = 0
     tick = start + _TICK_BYTES
-    for offset, header, _ in reader:
-        operations += header.count
-        # No frame can know that it is on disk itself: such a claim is not believed.
-        if claimed < header.synced_lsn < header.first_lsn:
-            claimed = header.synced_lsn
-        if offset >= tick and on_progress is not None:
-            tick = offset + _TICK_BYTES
-            on_progress(offset, before + operations, header.first_lsn)
+    for stride in reader.strides():
+        claimed = max(claimed, stride.claimed_lsn)
+        if stride.offset >= tick and on_progress is not None:
+            tick = stride.offset + _TICK_BYTES
+            on_progress(stride.offset, before + stride.lsn - first, stride.lsn - 1)
     return Run(
         offset=start,
         end=reader.offset,
         first_lsn=first,
         last_lsn=reader.lsn - 1,
         frames=reader.frames,
-        operations=operations,
+        operations=reader.lsn - first,
         claimed_lsn=claimed,
     )
 

@@ -5,7 +5,7 @@ they are put together for whoever opens a store:
 
     survey      what is there, what is torn, what is fatal (raised)
     settle      (`strandline.recovery.tail`) puts aside what is dropped, ends the log well
-    frames      pass 2: the payloads above the watermark, for the replay
+    batches     pass 2: the payloads above the watermark, for the replay
 
 Opening commits nothing to LMDB before it has settled: only then is the log durable. Where
 `checkpoint_first` says so, it commits everything that it replayed before the store takes
@@ -28,8 +28,8 @@ from strandline.recovery.segment_scan import SegmentScan, scan_segment
 from strandline.recovery.verdict import Kept, Verdict, judge
 from strandline.wal.damage import GAPS, Damage
 from strandline.wal.disk import Disk
-from strandline.wal.format import TYPE_DATA, segment_id_of, segment_name
-from strandline.wal.reader import SegmentReader
+from strandline.wal.format import segment_id_of, segment_name
+from strandline.wal.reader import Batch, SegmentReader
 
 OnProgress = Callable[[RecoveryProgress], None]
 _REPORT_BYTES = 16 << 20
@@ -75,26 +75,32 @@ class Survey:
     bytes_scanned: int
     seconds: float
 
-    def frames(
-        self, after_lsn: int, progress: OnProgress | None = None
-    ) -> Iterator[tuple[int, int, bytes]]:
+    def batches(self, after_lsn: int, progress: OnProgress | None = None) -> Iterator[Batch]:
         """Yield (first LSN, count, payload) of the data frames that go beyond `after_lsn`.
 
-        The first frame can begin at or below `after_lsn`: the caller leaves those
-        operations out. LSNs only rise. Raises LogCorruptionError if a frame that the
-        scan found valid does not read the same again.
+        In lists, one or more frames at a time. The first frame can begin at or below
+        `after_lsn`: the caller leaves those operations out. LSNs only rise. Raises
+        LogCorruptionError if a frame that the scan found valid does not read the same again.
         """
         last, operations = after_lsn, 0
         wanted = [kept for kept in self.segments if kept.runs[-1].last_lsn > after_lsn]
         total = sum(kept.runs[-1].end for kept in wanted)
         done = reported = 0
         for kept in wanted:
-            for offset, first, count, payload in _data_frames(self.disk, kept, after_lsn):
-                above = first > last or last == after_lsn
-                if above and first + count - 1 > last:
+            for offset, batch in _data_frames(self.disk, kept, after_lsn):
+                fresh = batch
+                if batch[0][0] <= last:
+                    # Only the frame in which `after_lsn` lies may begin at or below it.
+                    fresh = [
+                        frame
+                        for frame in batch
+                        if frame[0] + frame[1] - 1 > last and (frame[0] > last or last == after_lsn)
+                    ]
+                if fresh:
+                    first, count, _ = fresh[-1]
                     last = first + count - 1
-                    operations += count
-                    yield first, count, payload
+                    operations += sum([frame[1] for frame in fresh])
+                    yield fresh
                 if progress is not None and done + offset >= reported + _REPORT_BYTES:
                     reported = done + offset
                     progress(
@@ -261,24 +267,21 @@ def _torn_tail(verdict: Verdict, scans: list[SegmentScan], mode: RecoveryMode) -
     )
 
 
-def _data_frames(disk: Disk, kept: Kept, after_lsn: int) -> Iterator[tuple[int, int, int, bytes]]:
-    """Yield (offset, first LSN, count, payload) of the data frames of the kept runs."""
+def _data_frames(disk: Disk, kept: Kept, after_lsn: int) -> Iterator[tuple[int, Batch]]:
+    """Yield the data frames of the kept runs, and how far in the segment each batch reaches."""
     file = disk.open(kept.scan.path, "r")
     try:
         for run in kept.runs:
             if run.last_lsn <= after_lsn:
                 continue
-            reader = SegmentReader(file, kept.scan.stamp, lsn=run.first_lsn, offset=run.offset)
-            for offset, header, payload in reader:
-                if offset >= run.end:
-                    break
-                if header.type == TYPE_DATA:
-                    yield offset, header.first_lsn, header.count, payload
-            else:
-                if reader.offset < run.end:
-                    raise LogCorruptionError(
-                        f"{reader.damage}; the same bytes were valid a moment ago: check the "
-                        "disk and its logs, then open the store again"
-                    )
+            reader = SegmentReader(
+                file, kept.scan.stamp, lsn=run.first_lsn, offset=run.offset, end=run.end
+            )
+            yield from reader.batches()
+            if reader.offset < run.end:
+                raise LogCorruptionError(
+                    f"{reader.damage}; the same bytes were valid a moment ago: check the "
+                    "disk and its logs, then open the store again"
+                )
     finally:
         file.close()

@@ -10,18 +10,22 @@ Promises bounded memory: it reads windows of 1 MiB, and more only for a frame wh
 header's CRC, identity and length within the file have been checked. A length is never
 used before that. Nothing is ever written.
 
-The loop in `SegmentReader.__iter__` decides only *whether* a frame is the next one, which
-is all that a sound log needs; `_diagnose` then finds out what is wrong, in a fixed order.
+`SegmentReader._next` decides only *whether* a frame is the next one, which is all that a
+sound log needs; `_diagnose` then finds out what is wrong, in a fixed order. A log is read in
+one of three ways: frame by frame by iterating; by `strides`, for whoever only counts; by
+`batches`, for whoever wants only what the data frames hold. The last two take ordinary data
+frames in C, many at a time, and leave all others to `_next`.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import xxhash
 
+from strandline.native import native
 from strandline.wal.checksum import crc32c
 from strandline.wal.damage import Damage, DamageKind
 from strandline.wal.disk import DiskFile
@@ -54,6 +58,10 @@ _CRC_BYTES: Final = 4
 
 Frame = tuple[int, FrameHeader, bytes]
 """A valid frame: its offset, its header, its payload. A plain tuple: there can be millions."""
+
+
+Batch = list[tuple[int, int, bytes]]
+"""Data frames in a row: of each the first LSN, the number of operations, and the payload."""
 
 
 class Stamp(NamedTuple):
@@ -102,11 +110,22 @@ def read_segment_header(file: DiskFile) -> SegmentHeader | None:
     return decode_segment_header(read_fully(file, SEGMENT_HEADER_BYTES, 0))
 
 
-class SegmentReader:
-    """Iterates the valid frames of one segment, in order, from one place on.
+class Stride(NamedTuple):
+    """Valid frames that were passed over, and how far the reading is behind them."""
 
-    Yields sync marks, unknown skippable frames and the seal too. The attributes below
-    are up to date when the iteration has ended by itself.
+    offset: int
+    lsn: int
+    """The LSN that comes next."""
+    claimed_lsn: int
+    """The highest LSN that one of them claims was on disk before it."""
+
+
+class SegmentReader:
+    """Reads the valid frames of one segment, in order, from one place on.
+
+    Iterating yields sync marks, unknown skippable frames and the seal too. A reader reads
+    once, in one of its three ways. The attributes below are up to date when that has ended
+    by itself.
     """
 
     def __init__(
@@ -116,10 +135,12 @@ class SegmentReader:
         *,
         lsn: int,
         offset: int = SEGMENT_HEADER_BYTES,
+        end: int | None = None,
     ) -> None:
         """Read `file` from `offset`, where the frame with the LSN `lsn` should start.
 
         Only from the segment's first frame on can the seal's count and digest be checked.
+        With `end` nothing from there on is looked at, as if the file ended there.
         """
         self.file = file
         self.stamp = stamp
@@ -134,68 +155,118 @@ class SegmentReader:
         self.seal: FoundSeal | None = None
         self.findings: list[Damage] = []
         """What is odd although every frame's own checks hold: a seal's count or digest."""
-        self.size = file.size()
-        self._window_bytes = FIRST_WINDOW_BYTES
+        size = file.size()
+        self.size = size if end is None else min(end, size)
         self._from_start = offset == SEGMENT_HEADER_BYTES
+        self._window_bytes = FIRST_WINDOW_BYTES
+        self._data = b""
+        """The window: what was read at `offset` in the file."""
+        self._at = 0
+        """Where in the window the next frame starts."""
+        self._hasher, self._hashed = xxhash.xxh3_128(), 0
+        """The digest for the seal, and up to where in the window it has come."""
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield frames until the seal or the first that is not the next valid frame."""
-        unpack, crc, header_of = _RAW.unpack_from, crc32c, FrameHeader._make
-        segment_id, salt, epoch = self.stamp
-        lsn, frames = self.lsn, 0
-        data, base, at, need = b"", self.offset, 0, FRAME_HEADER_BYTES
-        hasher, hashed = xxhash.xxh3_128(), 0
+        while (frame := self._next()) is not None:
+            yield frame
+
+    def strides(self) -> Iterator[Stride]:
+        """Pass over the frames that iterating would yield."""
         while True:
-            if at + need > len(data):
-                hasher.update(memoryview(data)[hashed:at])
-                base += at
-                at = hashed = 0
-                data = self._window(base, need)
-                if len(data) < need:
-                    break
-            raw = unpack(data, at)
-            check, payload_crc, length, count, first, _, _, _, of_id, of_salt, of_epoch = raw[:11]
-            body = at + FRAME_HEADER_BYTES
-            if (
-                check != crc(data[at + _CRC_BYTES : body])
-                or first != lsn
-                or of_salt != salt
-                or of_id != segment_id
-                or of_epoch != epoch
-            ):
-                break
-            end = body + length
-            if end > len(data):
-                if length > MAX_PAYLOAD_BYTES or base + end > self.size:
-                    break
-                need = end - at
-                continue
-            need = FRAME_HEADER_BYTES
-            payload = data[body:end]
-            if crc(payload) != payload_crc:
-                break
-            header = header_of(raw[1:])
-            kind = header.type
-            if (kind != TYPE_DATA or not count or raw[-1]) and contradiction(header, payload):
-                break
-            if kind == TYPE_SEAL and (seal := found_seal(base + at, header, payload)):
-                hasher.update(memoryview(data)[hashed:at])
-                self.offset, self.lsn, self.frames = base + at, lsn, frames
-                self._take_seal(seal, hasher.digest())
-                yield base + at, header, payload
+            if native is not None:
+                at, lsn, frames, claimed = native.skim(self._data, self._at, *self.stamp, self.lsn)
+                if frames:
+                    self._passed(at, lsn, frames)
+                    yield Stride(self.offset + at, lsn, claimed)
+            frame = self._next()
+            if frame is None:
                 return
-            yield base + at, header, payload
-            lsn += count
-            frames += 1
-            at = (end + ALIGNMENT - 1) & -ALIGNMENT
-        self.offset, self.lsn, self.frames = base + at, lsn, frames
-        self.damage = self._diagnose(data[at:])
+            _, header, _ = frame
+            # No frame can know that it is on disk itself: such a claim is not believed.
+            claimed = header.synced_lsn if header.synced_lsn < header.first_lsn else 0
+            yield Stride(self.offset + self._at, self.lsn, claimed)
+
+    def batches(self) -> Iterator[tuple[int, Batch]]:
+        """Yield the data frames that iterating would yield, and where the reading is then."""
+        while True:
+            if native is not None:
+                at, lsn, batch = native.split(self._data, self._at, *self.stamp, self.lsn)
+                if batch:
+                    self._passed(at, lsn, len(batch))
+                    yield self.offset + at, batch
+            frame = self._next()
+            if frame is None:
+                return
+            _, header, payload = frame
+            if header.type == TYPE_DATA:
+                yield self.offset + self._at, [(header.first_lsn, header.count, payload)]
+
+    def _passed(self, at: int, lsn: int, frames: int) -> None:
+        """Note that so many frames of the window were taken, and which comes next."""
+        self._at, self.lsn = at, lsn
+        self.frames += frames
+
+    def _next(self) -> Frame | None:
+        """Take the next valid frame; None behind the seal and where there is none."""
+        if self.seal is not None or self.damage is not None:
+            return None
+        raw = self._raw_header()
+        if raw is None:
+            return self._stop()
+        check, payload_crc, length, count, first, _, _, _, of_id, of_salt, of_epoch = raw[:11]
+        head = self._data[self._at + _CRC_BYTES : self._at + FRAME_HEADER_BYTES]
+        if check != crc32c(head) or first != self.lsn or (of_id, of_salt, of_epoch) != self.stamp:
+            return self._stop()
+        end = self._at + FRAME_HEADER_BYTES + length
+        if end > len(self._data):
+            if length > MAX_PAYLOAD_BYTES or self.offset + end > self.size:
+                return self._stop()
+            self._move(end - self._at)
+            end = self._at + FRAME_HEADER_BYTES + length
+        payload = self._data[self._at + FRAME_HEADER_BYTES : end]
+        if crc32c(payload) != payload_crc:
+            return self._stop()
+        header = FrameHeader._make(raw[1:])
+        kind = header.type
+        if (kind != TYPE_DATA or not count or raw[-1]) and contradiction(header, payload):
+            return self._stop()
+        offset = self.offset + self._at
+        if kind == TYPE_SEAL and (seal := found_seal(offset, header, payload)):
+            self._hasher.update(memoryview(self._data)[self._hashed : self._at])
+            self.offset = offset
+            self._take_seal(seal, self._hasher.digest())
+        else:
+            self._passed((end + ALIGNMENT - 1) & -ALIGNMENT, self.lsn + count, 1)
+        return offset, header, payload
+
+    def _raw_header(self) -> tuple[Any, ...] | None:
+        """Return the fields of what may be a frame's header, None where the file ends before."""
+        if self._at + FRAME_HEADER_BYTES > len(self._data):
+            self._move(FRAME_HEADER_BYTES)
+            if len(self._data) < FRAME_HEADER_BYTES:
+                return None
+        return _RAW.unpack_from(self._data, self._at)
+
+    def _move(self, need: int) -> None:
+        """Let the window begin where the next frame does, with `need` bytes or more in it."""
+        self._hasher.update(memoryview(self._data)[self._hashed : self._at])
+        self.offset += self._at
+        self._at = self._hashed = 0
+        self._data = self._window(self.offset, need)
+
+    def _stop(self) -> Frame | None:
+        """Say what is wrong at the next frame's place; there is no frame then."""
+        self.offset += self._at
+        self.damage = self._diagnose(self._data[self._at :])
+        return None
 
     def _window(self, offset: int, need: int) -> bytes:
         """Read on from `offset`: `need` bytes that were checked to be in the file, or more."""
         length = self._window_bytes
         self._window_bytes = WINDOW_BYTES
-        return read_fully(self.file, max(length, need + _BEHIND_LARGE_FRAME), offset)
+        wanted = min(max(length, need + _BEHIND_LARGE_FRAME), max(0, self.size - offset))
+        return read_fully(self.file, wanted, offset)
 
     def _take_seal(self, found: FoundSeal, digest: bytes) -> None:
         """Note a valid seal, and what it says that does not fit the frames before it."""

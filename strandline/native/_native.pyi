@@ -1,0 +1,60 @@
+from collections.abc import Callable
+from typing import Any
+
+def encode_group(
+    items: list[Any],
+    count: int,
+    first_lsn: int,
+    synced_lsn: int,
+    stored_lsn: int,
+    time_ns: int,
+    segment_id: int,
+    salt: int,
+    epoch: int,
+    /,
+) -> bytes | None: ...
+def skim(
+    data: bytes, at: int, segment_id: int, salt: int, epoch: int, lsn: int, /
+) -> tuple[int, int, int, int]: ...
+def split(
+    data: bytes, at: int, segment_id: int, salt: int, epoch: int, lsn: int, /
+) -> tuple[int, int, list[tuple[int, int, bytes]]]: ...
+def encode_slice(
+    table_id: int, keys: list[bytes], entries: list[Any], /
+) -> list[tuple[bytes, bytes]]: ...
+def verified(table_id: int, key: bytes, record: bytes, /) -> bytes | None: ...
+def verify_items(table_id: int, items: list[tuple[bytes, bytes]], /) -> int: ...
+def replay(
+    frames: list[tuple[int, int, bytes]],
+    at: int,
+    after_lsn: int,
+    tables: dict[int, dict[bytes, Any]],
+    most: int,
+    /,
+) -> tuple[int, int, int, int]: ...
+def sort_keys(keys: list[bytes], /) -> None: ...
+def merge_chunk(
+    stored: list[tuple[bytes, bytes]],
+    bound: bytes | None,
+    layers: list[tuple[dict[bytes, Any], tuple[list[bytes], ...]]],
+    version: int,
+    start: bytes | None,
+    stop: bytes | None,
+    limit: int,
+    reverse: bool,
+    /,
+) -> tuple[list[tuple[bytes, bytes]], bytes | None]: ...
+
+class StoredGet:
+    def __new__(
+        cls,
+        table_id: int,
+        database: Any,
+        pool: list[Any],
+        retired: list[bool],
+        slow: Callable[[bytes], bytes | None],
+        rescue: Callable[[BaseException, Any, bytes], bytes | None],
+        drain: Callable[[], None],
+        refuse: Callable[[bytes, bytes], bytes],
+    ) -> StoredGet: ...
+    def __call__(self, key: bytes, /) -> bytes | None: ...
