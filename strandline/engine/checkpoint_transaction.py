@@ -21,7 +21,7 @@ import lmdb
 from strandline.engine import catalog
 from strandline.engine.catalog import Metadata, TableRow, Watermark
 from strandline.engine.environment import CommitOutcomeUnknown, MapFullError, explain
-from strandline.engine.records import Entry, encode_slice
+from strandline.engine.records import Entry, Items, encode_slice
 
 
 class Committed(Protocol):
@@ -73,13 +73,17 @@ class CheckpointTransaction:
         """No key of the table is above it."""
 
     def put_slice(self, table_id: int, keys: Sequence[bytes], entries: Sequence[Entry]) -> None:
-        """Write the entries of sorted keys; a tombstone deletes its key.
+        """Write the entries of sorted keys, as `put_rows` does."""
+        gone = [key for key, entry in zip(keys, entries, strict=True) if entry[1] is None]
+        self.put_rows(table_id, encode_slice(table_id, list(keys), list(entries)), gone)
+
+    def put_rows(self, table_id: int, items: Items, gone: list[bytes]) -> None:
+        """Write (key, record) pairs in the order of their keys, and delete keys.
 
         Raises:
             MapFullError: abort, then `Backing.grow`.
             DiskFullError: abort, and try again when there is room.
         """
-        items = encode_slice(table_id, list(keys), list(entries))
         txn = self._live()
         database = self._databases[table_id]
         try:
@@ -88,11 +92,8 @@ class CheckpointTransaction:
                     # Behind the last key LMDB need not look for the place, nor split pages.
                     cursor.putmulti(items, append=self._is_behind(table_id, items[0][0], cursor))
                 self._last_keys[table_id] = max(self._last_keys[table_id], items[-1][0])
-            if len(items) != len(keys):
-                delete = txn.delete
-                for key, entry in zip(keys, entries, strict=True):
-                    if entry[1] is None:
-                        delete(key, b"", database)
+            for key in gone:
+                txn.delete(key, b"", database)
         except lmdb.Error as error:
             raise self._failed(error, "writing a checkpoint") from error
         self._touched.add(table_id)

@@ -30,6 +30,7 @@ from strandline.engine.catalog import TableRow, Watermark
 from strandline.engine.flush_strategy import FlushStats
 from strandline.engine.layer import Layer
 from strandline.engine.pressure import FLUSH_AT
+from strandline.engine.rows import rows_of
 from strandline.engine.switching import quick_switching
 from strandline.errors import DiskFullError, StoreFailedError
 from strandline.wal.log_stats import Samples
@@ -316,15 +317,11 @@ class Checkpointer:
     def _write(self, txn: CheckpointTransaction, table_id: int, layer: Layer) -> int:
         if layer.cleared:
             txn.clear(table_id)
-        with self._engine.log.mutex:
-            layer.order.note()
-        keys = layer.order.all_sorted(self._pause)
-        entry_of = layer.entries.__getitem__
-        for at in range(0, len(keys), _SLICE):
-            part = keys[at : at + _SLICE]
-            txn.put_slice(table_id, part, list(map(entry_of, part)))
-            self._pause()
-        return len(keys)
+        stored = 0
+        for items, gone in rows_of(layer, table_id, self._pause):
+            txn.put_rows(table_id, items, gone)
+            stored += len(items) + len(gone)
+        return stored
 
     def _pause(self) -> None:
         """Let waiting threads have the interpreter."""

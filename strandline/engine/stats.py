@@ -104,7 +104,8 @@ class FlushReport:
     parked: int
     """Set aside because an upstream refuses them; 0 in a store without one."""
     remaining: int
-    """Not in LMDB yet; they are in the log, but for those of unlogged tables."""
+    """Of what was acknowledged before the call, not in LMDB yet: in the log, but for those of
+    unlogged tables."""
 
 
 def gather(engine: Engine) -> Stats:

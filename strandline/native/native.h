@@ -67,10 +67,24 @@ static inline int as_u64(PyObject *object, uint64_t *value) {
     return 1;
 }
 
+/* A key on its way to its place. */
+typedef struct {
+    uint64_t window; /* eight bytes of the key from some depth on, zeros beyond its end */
+    PyObject *key;
+    PyObject *entry; /* what goes with it; NULL where nothing does */
+} Slot;
+
+/* Sort by key, with as many slots to spare; needs no interpreter. In order.c. */
+void sort_slots(Slot *slots, Slot *spare, size_t count);
+
+/* A new reference to the record of a value. In records.c. */
+PyObject *encoded_record(uint64_t table_id, PyObject *key, uint64_t lsn, PyObject *value);
+
 /* Each adds its functions to the module. */
 int add_frames(PyObject *module);
 int add_records(PyObject *module);
 int add_index(PyObject *module);
 int add_order(PyObject *module);
+int add_sorter(PyObject *module);
 
 #endif

@@ -6,11 +6,6 @@
 
 /* ---- sorting */
 
-typedef struct {
-    uint64_t window; /* eight bytes of the key from some depth on, zeros beyond its end */
-    PyObject *key;
-} Slot;
-
 enum { FEW = 24, WINDOW = 8 };
 
 static int compare_keys(PyObject *one, PyObject *other) {
@@ -77,7 +72,7 @@ static int by_length(const void *one, const void *other) {
 }
 
 /* Sort keys that are the same up to `depth`. */
-static void sort_slots(Slot *slots, Slot *spare, size_t count, Py_ssize_t depth) {
+static void sort_from(Slot *slots, Slot *spare, size_t count, Py_ssize_t depth) {
     while (count > FEW) {
         for (size_t i = 0; i < count; i++) {
             slots[i].window = window_at(slots[i].key, depth);
@@ -105,7 +100,7 @@ static void sort_slots(Slot *slots, Slot *spare, size_t count, Py_ssize_t depth)
                 break; /* all are the same so far: go on in this loop, not one call deeper */
             }
             if (end - ended > 1) {
-                sort_slots(slots + ended, spare + ended, end - ended, depth);
+                sort_from(slots + ended, spare + ended, end - ended, depth);
             }
             begin = end;
         }
@@ -114,6 +109,10 @@ static void sort_slots(Slot *slots, Slot *spare, size_t count, Py_ssize_t depth)
         }
     }
     sort_few(slots, count);
+}
+
+void sort_slots(Slot *slots, Slot *spare, size_t count) {
+    sort_from(slots, spare, count, 0);
 }
 
 PyDoc_STRVAR(sort_keys_doc,
@@ -141,7 +140,7 @@ static PyObject *sort_keys(PyObject *module, PyObject *list) {
         exact++;
     }
     if (exact == count) {
-        sort_slots(slots, slots + count, count, 0);
+        sort_slots(slots, slots + count, count);
     }
     Py_END_ALLOW_THREADS
     if (exact < count || (size_t)PyList_GET_SIZE(list) != count) {

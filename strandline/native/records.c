@@ -41,7 +41,7 @@ static int parse_table(PyObject *object, uint64_t *table_id) {
 
 /* ---- writing */
 
-static PyObject *encoded(uint64_t table_id, PyObject *key, uint64_t lsn, PyObject *value) {
+PyObject *encoded_record(uint64_t table_id, PyObject *key, uint64_t lsn, PyObject *value) {
     Py_ssize_t length = PyBytes_GET_SIZE(value);
     PyObject *record = PyBytes_FromStringAndSize(NULL, length + TRAILER_BYTES);
     if (record == NULL) {
@@ -93,7 +93,7 @@ static PyObject *encode_slice(PyObject *module, PyObject *const *args, Py_ssize_
             Py_CLEAR(items);
             break;
         }
-        PyObject *record = encoded(table_id, key, lsn, value);
+        PyObject *record = encoded_record(table_id, key, lsn, value);
         PyObject *item = record == NULL ? NULL : PyTuple_Pack(2, key, record);
         Py_XDECREF(record);
         if (item == NULL || PyList_Append(items, item) < 0) {

@@ -126,7 +126,7 @@ def test_no_commit_when_the_log_fails_meanwhile(tmp_path: Path) -> None:
     with Rig(tmp_path) as rig:
         db = rig.open()
         write(rig, history, 1, 80, Durability.SYNC)
-        written = CheckpointTransaction.put_slice
+        written = CheckpointTransaction.put_rows
 
         def fail_then_write(*args: Any) -> None:
             rig.disk.faults = fail("fdatasync", OSError(errno.EIO, "lost"), path=".wal")
@@ -134,7 +134,7 @@ def test_no_commit_when_the_log_fails_meanwhile(tmp_path: Path) -> None:
                 db.put(b"later", b"1")
             written(*args)
 
-        with mock.patch.object(CheckpointTransaction, "put_slice", fail_then_write):
+        with mock.patch.object(CheckpointTransaction, "put_rows", fail_then_write):
             assert not rig.checkpoint()
         assert 0 == db.engine.backing.watermark.lsn
         assert 80 == history.check(rig.power_cut("none").open())
