@@ -28,6 +28,9 @@ ENTRY_BYTES: Final = 300
 
 NO_ENTRIES: Final[Entries] = {}
 
+NEWEST: Final = (1 << 64) - 1
+"""A version that sees everything."""
+
 
 class Layer:
     """The entries of one table in one generation."""

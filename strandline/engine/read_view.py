@@ -26,7 +26,8 @@ from typing import Final, Protocol
 import lmdb
 
 from strandline.engine.environment import explain
-from strandline.engine.records import Origin, value_of, values_of
+from strandline.engine.records import Items, Origin, value_of, values_of
+from strandline.engine.walk import walk
 from strandline.errors import StoreFailedError, StrandlineError
 from strandline.native import native
 
@@ -163,6 +164,35 @@ class ReadView:
         if self._retired:
             self._drain()
         return dict(values_of(table_id, found, self._origin))
+
+    def chunk(
+        self, table_id: int, start: bytes | None, stop: bytes | None, reverse: bool, limit: int
+    ) -> Items:
+        """Return up to `limit` (key, value) pairs as of the view's commit, as a snapshot does.
+
+        Raises:
+            ViewRetiredError: a newer commit took the view's place.
+        """
+        database = self._databases.get(table_id)
+        if database is None:
+            return []
+        read = self._take()
+        txn: lmdb.Transaction[bytes] = read.__self__  # type: ignore[attr-defined]
+        try:
+            with txn.cursor(database) as cursor:
+                found = walk(cursor, start, stop, reverse, limit)
+        except BaseException as error:
+            self._discard(read)
+            del read, txn
+            if not isinstance(error, lmdb.Error):
+                raise
+            if self._retired:
+                raise ViewRetiredError("a newer commit took this view's place") from error
+            raise explain(error, self._origin.path, "reading") from error
+        self._pool.append(read)
+        if self._retired:
+            self._drain()
+        return values_of(table_id, found, self._origin)
 
     def adopt(self, txn: lmdb.Transaction[bytes]) -> None:
         """Take over the first transaction, which pins the commit until the view is retired."""

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from strandline.codecs import Codec
 from strandline.engine.backing import ViewRetiredError
 from strandline.engine.definitions import refuse_inside
 from strandline.engine.engine import Engine
-from strandline.engine.layer import View, visible
-from strandline.engine.scan import Items, note_keys, scan_chunks
-from strandline.engine.snapshots import SnapshotState
+from strandline.engine.layer import NEWEST, View, visible
+from strandline.engine.scan import Items, Sources, merge_chunk, note_keys, scan_chunks
+from strandline.engine.snapshots import SnapshotState, cut_point
 from strandline.engine.table_state import TableState
+from strandline.errors import StoreFailedError
 
 if TYPE_CHECKING:
     from strandline.engine.table import Table
 
 _COUNT_AT_ONCE = 1000
+_AT_ONCE = 256
+"""Rows that a scan without a snapshot has at most."""
 
 
 def get_many(engine: Engine, state: TableState, keys: list[bytes]) -> dict[bytes, bytes]:
@@ -83,6 +87,51 @@ def count_entries(engine: Engine, state: TableState) -> int:
         snapshot.close()
 
 
+def scan_at_once(
+    engine: Engine,
+    state: TableState,
+    start: bytes | None,
+    stop: bytes | None,
+    reverse: bool,
+    limit: int | None,
+) -> Items | None:
+    """Return all rows of a short scan as of one moment, without a snapshot; None if it is long.
+
+    The rows of LMDB are read first. Then, under the mutex, the layers are laid over them if
+    they still go with that commit. So writers are kept out for the merging of a few rows,
+    and no older entry has to be kept for it.
+    """
+    size = _AT_ONCE if limit is None or limit > _AT_ONCE else limit
+    index, log = engine.index, engine.log
+    if engine.closing or log.mutex._is_owned() or not size:
+        return None
+    read_view = index.read_view
+    reads_store = state.view.reads_store
+    try:
+        stored = read_view.chunk(state.id, start, stop, reverse, size) if reads_store else []
+    except (ViewRetiredError, StoreFailedError):
+        return None
+    bound = stored[-1][0] if len(stored) == size else None
+    with log.mutex:
+        view = state.view
+        if index.read_view is not read_view or view.reads_store is not reads_store:
+            return None  # a checkpoint or a clear came between
+        if log.closed or log.unsynced or log.group.sync or log.group.buffered:
+            _, wait = cut_point(engine)
+            if wait is not None:
+                return None  # something visible has to wait for what is queued below it
+        layers: Sources = []
+        for layer in view.layers:
+            if layer.entries:
+                runs = layer.order.at_once()
+                if runs is None:
+                    return None
+                layers.append((layer.entries, runs))
+        if layers:
+            stored, bound = merge_chunk(stored, bound, layers, NEWEST, start, stop, size, reverse)
+    return stored if bound is None or len(stored) == limit else None
+
+
 def iterate(
     table: Table[Any, Any],
     snapshot: SnapshotState,
@@ -101,9 +150,12 @@ def iterate(
     first = next(chunks, [])
     raw: Iterator[tuple[bytes, bytes]] = chain(first, chain.from_iterable(chunks))
     codec = table._codec
-    if codec is None:
-        return raw
-    return ((codec.decode_key(key), codec.decode_value(value)) for key, value in raw)
+    return raw if codec is None else decoded(raw, codec)
+
+
+def decoded(rows: Iterable[tuple[bytes, bytes]], codec: Codec) -> Iterator[tuple[Any, Any]]:
+    """Yield rows as the table's codec has them."""
+    return ((codec.decode_key(key), codec.decode_value(value)) for key, value in rows)
 
 
 def _chunks(

@@ -41,7 +41,7 @@ class SnapshotState:
             if engine.closing:
                 engine.check_open()
             log.settle()
-            self.lsn, wait = _cut_point(engine)
+            self.lsn, wait = cut_point(engine)
             self.unlogged_version = index.unlogged_version
             self.views: Views = index.views
             self.txn: ReadTransaction = engine.backing.begin_snapshot()
@@ -88,7 +88,7 @@ class SnapshotState:
             self._engine.checkpointer.wake()
 
 
-def _cut_point(engine: Engine) -> tuple[int, Callable[[], None] | None]:
+def cut_point(engine: Engine) -> tuple[int, Callable[[], None] | None]:
     """Return the LSN to read at, and what to wait for until all below it has landed."""
     log = engine.log
     last = log.next_lsn() - 1

@@ -21,6 +21,7 @@ from strandline.native import native
 from strandline.wal.runtime import Runtime
 
 _SLICE: Final = 4096
+_SORTED_AT_ONCE: Final = 64
 _COPIED: Final = 1 << 16
 """Keys that are copied in one go: half a millisecond."""
 
@@ -46,6 +47,18 @@ class SortedKeys:
             fresh = list(islice(reversed(self._entries), new))
             self._pending.append(fresh)
             self._known += new
+
+    def at_once(self) -> Runs | None:
+        """Return sorted runs that hold every key there is, where little has to be sorted for it.
+
+        None where it is much. The caller keeps writers out; no lock is taken.
+        """
+        new = len(self._entries) - self._known
+        if self._pending or new > _SORTED_AT_ONCE:
+            return None
+        if not new:
+            return self._runs
+        return (*self._runs, sorted(islice(reversed(self._entries), new)))
 
     def runs(self, pause: Callable[[], None] | None = None) -> Runs:
         """Return sorted runs that hold every key noted so far; never changed afterwards.

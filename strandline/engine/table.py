@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from strandline.codecs import ABSENT, Codec
 from strandline.engine.layer import ENTRY_BYTES
-from strandline.engine.reading import count_entries, get_many, iterate
+from strandline.engine.reading import count_entries, decoded, get_many, iterate, scan_at_once
 from strandline.engine.scan import bounds_of
 from strandline.engine.snapshots import SnapshotState
 from strandline.engine.table_state import TableState
@@ -337,19 +337,22 @@ class Table(MutableMapping[K, V], Generic[K, V]):
         bounds = self._bounds(start, stop, prefix)
         if limit is not None:
             check_count("limit", limit)
-        snapshot = SnapshotState(self._store.engine)
-        return iterate(self, snapshot, bounds, reverse, limit, owned=True)
+        engine = self._store.engine
+        rows = scan_at_once(engine, self._state, *bounds, reverse, limit)
+        if rows is not None:
+            return cast(Any, iter(rows)) if self._codec is None else decoded(rows, self._codec)
+        return iterate(self, SnapshotState(engine), bounds, reverse, limit, owned=True)
 
     def _bounds(self, start: Any, stop: Any, prefix: Any) -> tuple[bytes | None, bytes | None]:
-        coded = [
-            None if bound is None else self._bound(name, bound)
-            for name, bound in (("start", start), ("stop", stop), ("prefix", prefix))
-        ]
-        return bounds_of(coded[0], coded[1], coded[2])
+        return bounds_of(
+            None if start is None else self._bound("start", start),
+            None if stop is None else self._bound("stop", stop),
+            None if prefix is None else self._bound("prefix", prefix),
+        )
 
     def _bound(self, name: str, bound: Any) -> bytes:
         if self._codec is None:
-            return check_bound(bound)
+            return bound if type(bound) is bytes else check_bound(bound)
         if name == "prefix" and self._codec.name.startswith("int64/"):
             raise InvalidRequestError("scan: integers have no prefix; give start and stop")
         return self._codec.encode_key(bound)

@@ -157,12 +157,19 @@ static PyObject *sort_keys(PyObject *module, PyObject *list) {
 
 /* ---- merging */
 
+enum { LOOKED_UP = 8 };
+
 typedef struct {
     PyObject *rows;    /* a list: of keys, or of (key, value) where `entries` is NULL */
     PyObject *entries; /* the layer's dict; borrowed */
     Py_ssize_t at;
     Py_ssize_t end; /* one step past the last */
     int step;
+    /* The entries of the keys from `at` on, held. They are looked up several at a time, so that
+     * the processor waits for the memory of all at once. */
+    PyObject *found[LOOKED_UP];
+    int next;
+    int held;
 } Source;
 
 static PyObject *key_at(const Source *source, Py_ssize_t index) {
@@ -184,20 +191,63 @@ static Py_ssize_t lower(PyObject *run, PyObject *bound) {
     return low;
 }
 
-/* A new reference to what a reader at `version` sees of a key in a layer, NULL for nothing. */
-static PyObject *seen(PyObject *entries, PyObject *key, uint64_t version) {
-    PyObject *entry = PyDict_GetItemWithError(entries, key);
+/* Borrowed: what a reader at `version` sees of an entry and those below it, NULL for nothing. */
+static PyObject *seen(PyObject *entry, uint64_t version) {
     uint64_t lsn;
     while (entry != NULL && PyTuple_CheckExact(entry) && PyTuple_GET_SIZE(entry) == 3) {
         if (!as_u64(PyTuple_GET_ITEM(entry, 0), &lsn)) {
             break;
         }
         if (lsn <= version) {
-            return Py_NewRef(PyTuple_GET_ITEM(entry, 1));
+            return PyTuple_GET_ITEM(entry, 1);
         }
         entry = PyTuple_GET_ITEM(entry, 2);
     }
     return NULL;
+}
+
+static int look_up(Source *source) {
+    Py_ssize_t left = (source->end - source->at) * source->step;
+    int count = left < LOOKED_UP ? (int)left : LOOKED_UP;
+    source->next = source->held = 0;
+    for (int i = 0; i < count; i++) {
+        PyObject *key = PyList_GET_ITEM(source->rows, source->at + i * source->step);
+        PyObject *entry = PyDict_GetItemWithError(source->entries, key);
+        if (entry == NULL && PyErr_Occurred()) {
+            source->held = 0; /* nothing is held yet */
+            return -1;
+        }
+        if (entry != NULL) {
+            FETCH(entry);
+        }
+        source->found[source->held++] = entry;
+    }
+    for (int i = 0; i < count; i++) {
+        PyObject *entry = Py_XNewRef(source->found[i]);
+        if (entry != NULL && PyTuple_CheckExact(entry) && PyTuple_GET_SIZE(entry) == 3) {
+            FETCH(PyTuple_GET_ITEM(entry, 0));
+            FETCH(PyTuple_GET_ITEM(entry, 1));
+        }
+        if (left > LOOKED_UP + i) {
+            FETCH(PyList_GET_ITEM(source->rows, source->at + (LOOKED_UP + i) * source->step));
+        }
+    }
+    return 0;
+}
+
+/* A new reference to the entry of the source's next key, which is passed over; NULL for none. */
+static PyObject *take_entry(Source *source, int *failed) {
+    if (source->next == source->held && look_up(source) < 0) {
+        *failed = 1;
+        return NULL;
+    }
+    return source->found[source->next++];
+}
+
+static void let_go(Source *source) {
+    while (source->next < source->held) {
+        Py_XDECREF(source->found[source->next++]);
+    }
 }
 
 static int is_bytes_list(PyObject *run) {
@@ -248,8 +298,13 @@ static int add_layer(Source *sources, int count, PyObject *layer, PyObject *star
         Py_ssize_t low = start == Py_None ? 0 : lower(run, start);
         Py_ssize_t high = stop == Py_None ? PyList_GET_SIZE(run) : lower(run, stop);
         if (low < high) {
-            sources[count++] = (Source){run, PyTuple_GET_ITEM(layer, 0), reverse ? high - 1 : low,
-                                        reverse ? low - 1 : high, reverse ? -1 : 1};
+            sources[count++] = (Source){
+                .rows = run,
+                .entries = PyTuple_GET_ITEM(layer, 0),
+                .at = reverse ? high - 1 : low,
+                .end = reverse ? low - 1 : high,
+                .step = reverse ? -1 : 1,
+            };
         }
     }
     return count;
@@ -281,37 +336,36 @@ static int merge_sources(Source *sources, int count, PyObject *bound, uint64_t v
             *stopped = bound;
             return 0;
         }
-        PyObject *value = NULL; /* the newest that is visible; the newest source comes first */
+        PyObject *shown = NULL; /* the newest entry that is visible; held */
+        PyObject *value = NULL; /* what it says */
         PyObject *row = NULL;   /* the stored row, where it is the one that counts */
-        for (int i = 0; i < count; i++) {
+        int failed = 0;
+        for (int i = 0; i < count && !failed; i++) {
             Source *source = &sources[i];
             if (source->at == source->end || compare_keys(key_at(source, source->at), next) != 0) {
                 continue;
             }
-            if (value == NULL && row == NULL) {
-                if (source->entries != NULL) {
-                    value = seen(source->entries, next, version);
-                    if (value == NULL && PyErr_Occurred()) {
-                        return -1;
-                    }
+            if (source->entries == NULL) {
+                row = value == NULL ? PyList_GET_ITEM(source->rows, source->at) : NULL;
+            } else {
+                PyObject *entry = take_entry(source, &failed);
+                if (value == NULL && (value = seen(entry, version)) != NULL) {
+                    shown = entry;
                 } else {
-                    row = PyList_GET_ITEM(source->rows, source->at);
+                    Py_XDECREF(entry);
                 }
             }
             source->at += source->step;
         }
         *stopped = next;
-        if (row != NULL) {
-            if (PyList_Append(items, row) < 0) {
-                return -1;
-            }
-        } else if (value != NULL) {
-            /* Held, for making the pair can call the garbage collector, and that anything. */
-            int failed = value == Py_None ? 0 : append_pair(items, next, value);
-            Py_DECREF(value);
-            if (failed) {
-                return -1;
-            }
+        if (!failed && row != NULL) {
+            failed = PyList_Append(items, row);
+        } else if (!failed && value != NULL && value != Py_None) {
+            failed = append_pair(items, next, value);
+        }
+        Py_XDECREF(shown);
+        if (failed) {
+            return -1;
         }
     }
     return 0;
@@ -350,11 +404,15 @@ static PyObject *merge_chunk(PyObject *module, PyObject *const *args, Py_ssize_t
         if (PyList_GET_SIZE(stored) != 0) {
             /* Stored rows come in the order of the scan; runs are walked from their end in
              * reverse. */
-            sources[count++] = (Source){stored, NULL, 0, PyList_GET_SIZE(stored), 1};
+            sources[count++] = (Source){
+                .rows = stored, .end = PyList_GET_SIZE(stored), .step = 1};
         }
         if (merge_sources(sources, count, bound, version, (Py_ssize_t)limit, reverse, items,
                           &stopped) < 0) {
             Py_CLEAR(items);
+        }
+        for (int i = 0; i < count; i++) {
+            let_go(&sources[i]);
         }
     }
     PyMem_Free(sources);

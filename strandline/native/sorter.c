@@ -20,12 +20,6 @@ typedef struct {
 
 enum { AHEAD = 12, NEAR = 6, LINE = 64 };
 
-#if defined(__GNUC__)
-#define FETCH(address) __builtin_prefetch(address)
-#else
-#define FETCH(address) ((void)(address))
-#endif
-
 static int is_entry(PyObject *key, PyObject *entry) {
     return PyBytes_CheckExact(key) && PyTuple_CheckExact(entry) && PyTuple_GET_SIZE(entry) == 3 &&
            PyLong_CheckExact(PyTuple_GET_ITEM(entry, 0)) &&
@@ -131,7 +125,6 @@ static PyObject *encode(PyObject *object, PyObject *args) {
         goto failed;
     }
     while (self->taken < self->count && most-- > 0) {
-        /* Written out: gcc drops the call of a function that does nothing but fetch. */
         if (self->count - self->taken > AHEAD) {
             FETCH(self->slots[self->taken + AHEAD].key);
             FETCH(self->slots[self->taken + AHEAD].entry);

@@ -51,7 +51,7 @@ def test_snapshot_of_what_is_visible_waits_for_what_is_below(
 ) -> None:
     """With 6 visible a snapshot is at 6 and comes back with 5 in it, not before.
 
-    Guard: the wait that `_cut_point` in `engine.snapshots` asks for.
+    Guard: the wait that `cut_point` in `engine.snapshots` asks for.
     """
     with Rig(tmp_path) as rig, in_flight(rig, put(rig, b"five", b"5")) as (gate, _):
         db = rig.store
@@ -75,7 +75,7 @@ def test_snapshot_of_what_is_visible_waits_for_what_is_below(
 def test_snapshot_waits_for_what_is_being_written(tmp_path: Path) -> None:
     """The same for a BUFFERED write 2 that is on its way to the page cache, below 3.
 
-    Guard: `log.drain` as the wait that `_cut_point` asks for.
+    Guard: `log.drain` as the wait that `cut_point` asks for.
     """
     with Rig(tmp_path) as rig:
         db = rig.open()
@@ -97,7 +97,7 @@ def test_snapshot_waits_for_what_is_being_written(tmp_path: Path) -> None:
 def test_snapshot_below_what_is_in_flight_does_not_wait(tmp_path: Path) -> None:
     """With nothing visible above 5 a snapshot is at 4, at once, and stays there.
 
-    Guard: the LSN that `_cut_point` gives and that `layer.visible` respects.
+    Guard: the LSN that `cut_point` gives and that `layer.visible` respects.
     """
     with Rig(tmp_path) as rig, in_flight(rig, put(rig, b"k", b"5")) as (gate, five):
         with rig.store.snapshot() as snapshot:
