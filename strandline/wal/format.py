@@ -22,10 +22,11 @@ and repair both want frames that stand alone).
 from __future__ import annotations
 
 import struct
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
+from strandline.native import native
 from strandline.wal.checksum import CHECKSUM_CRC32C, crc32c
 
 FORMAT_VERSION: Final = 1
@@ -217,6 +218,39 @@ def encode_frame(  # noqa: PLR0917 - by name costs as much as the checksums
     )
     padding = _PADDING[(FRAME_HEADER_BYTES + length) % ALIGNMENT]
     return b"".join((_U32.pack(crc32c(rest)), rest, payload, padding))
+
+
+def encode_group(  # noqa: PLR0917 - as its twin in C takes them
+    items: list[Any],
+    count: int,
+    first_lsn: int,
+    synced_lsn: int,
+    stored_lsn: int,
+    time_ns: int,
+    segment_id: int,
+    salt: int,
+    epoch: int,
+) -> bytes:
+    """Return the frame of a group: `count` operations as a flat list, `items`."""
+    if native is not None:
+        frame: bytes | None = native.encode_group(
+            items, count, first_lsn, synced_lsn, stored_lsn, time_ns, segment_id, salt, epoch
+        )
+        if frame is not None:
+            return frame
+    payload = msgpack.packb(items)
+    return encode_frame(
+        TYPE_DATA,
+        payload,
+        count,
+        first_lsn,
+        synced_lsn,
+        stored_lsn,
+        time_ns,
+        segment_id,
+        salt,
+        epoch,
+    )
 
 
 def decode_frame_header(block: bytes) -> FrameHeader | None:

@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-import msgpack
-
 from strandline.errors import InvalidRequestError, StoreFailedError, WriteOutcomeUnknownError
 from strandline.wal.format import SEGMENT_HEADER_BYTES
 from strandline.wal.group import Group, Wake
@@ -123,7 +121,6 @@ class LogQueues:
         self._previous = settings.previous
         self._pressure_bytes = settings.max_log_bytes // 2
         self._wake_at = SYNC_EVERY_BYTES
-        self._pack = msgpack.packb
         self.tail: tuple[Segment, int, int, int]
         """Active segment, offset of the next frame, frames so far, last LSN written."""
 

@@ -50,24 +50,26 @@ class LogTail(LogQueues):
                     return
 
     def _write_group(self, group: Group) -> None:
-        payload = self._pack(group.items)
-        need = fmt.aligned(fmt.FRAME_HEADER_BYTES + len(payload))
-        segment, offset, frames, _ = self.tail
-        if offset + need > segment.usable:
-            segment, offset, frames, _ = self._turn(need)
-        synced = self.synced_lsn
-        frame = fmt.encode_frame(  # by position: every group comes through here
-            fmt.TYPE_DATA,
-            payload,
-            group.closed_lsn - group.first_lsn + 1,
-            group.first_lsn,
-            synced,
-            self.stored_lsn,
-            self.runtime.time_ns(),
-            segment.id,
-            segment.salt,
-            self.epoch,
-        )
+        count = group.closed_lsn - group.first_lsn + 1
+        now = self.runtime.time_ns()
+        while True:
+            segment, offset, frames, _ = self.tail
+            synced = self.synced_lsn
+            frame = fmt.encode_group(  # by position: every group comes through here
+                group.items,
+                count,
+                group.first_lsn,
+                synced,
+                self.stored_lsn,
+                now,
+                segment.id,
+                segment.salt,
+                self.epoch,
+            )
+            need = len(frame)
+            if offset + need <= segment.usable:
+                break
+            self._turn(need)
         written = segment.file.pwrite(frame, offset)
         if written != need:
             _finish_write(segment.file, frame, offset, written)
@@ -77,7 +79,7 @@ class LogTail(LogQueues):
             self.full = None  # there is room again
         self.unsynced_bytes += need
 
-    def _turn(self, need: int) -> tuple[Segment, int, int, int]:
+    def _turn(self, need: int) -> None:
         """Seal the active segment and begin the next one. Each step can be done twice."""
         segment, _, _, lsn = self.tail
         successor = self.segments.successor(need)
@@ -85,7 +87,6 @@ class LogTail(LogQueues):
         self.segments.retire(segment, lsn, end)
         previous = SealedSegment(segment.id, segment.path, segment.first_lsn, lsn, end)
         self._activate(successor, previous, lsn)
-        return self.tail
 
     def _seal(self, flags: int) -> int:
         """Write the seal at the tail and sync it; return where it ends."""
