@@ -55,6 +55,9 @@ _STEP: Final = 1 / 64
 class Engine:
     """Everything of one open store but its public face."""
 
+    # Slots, for native/fast_put.c to find them by their offsets.
+    __slots__ = ("__dict__", "__weakref__", "attention", "dirty_since", "flush_mark")
+
     def __init__(
         self,
         path: str,

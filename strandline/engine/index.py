@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from strandline.engine.layer import (
+    ENTRY_BYTES,
     NO_ENTRIES,
     Entries,
     Entry,
@@ -23,6 +24,7 @@ from strandline.engine.layer import (
     View,
     absent,
     inserted,
+    install,
     linked,
     weight,
 )
@@ -46,6 +48,9 @@ class Retired(NamedTuple):
 
 class Index:
     """All tables of an open store, in memory."""
+
+    # Slots, for native/fast_put.c to find them by their offsets.
+    __slots__ = ("__dict__", "active_bytes", "newest_snapshot")
 
     def __init__(self, runtime: Runtime, read_view: ReadView) -> None:
         self.runtime = runtime
@@ -200,14 +205,9 @@ class Index:
         entries = state.entries
         newest = self.newest_snapshot if state.logged else self.newest_unlogged_snapshot
         if newest < 0 and not (state.frozen and last_lsn <= self.cut_lsn and state.logged):
-            old = [entry for entry in map(entries.get, fresh) if entry is not None]
-            if not old or max(old)[0] < min(fresh.values())[0]:
-                change = sum(map(weight, fresh, fresh.values()))
-                if old:
-                    change -= sum(weight(k, entries[k]) for k in fresh if k in entries)
-                entries.update(fresh)
-                self.active_bytes += change
-                return
+            # Nobody reads what is older than what is there already.
+            self.active_bytes += install(entries, fresh, ENTRY_BYTES)
+            return
         for key, entry in fresh.items():
             self.install(state, key, entry)
 
@@ -224,8 +224,9 @@ class Index:
                 parts, _, last_lsn = item
                 for state, fresh in parts:
                     self.install_many(state, fresh, last_lsn)
-                    for key, entry in fresh.items():
-                        self._dequeue(state, key, entry[0])
+                    if state.queued:
+                        for key, entry in fresh.items():
+                            self._dequeue(state, key, entry[0])
 
     def withdraw(self, queued: Iterable[Any], landing: Iterable[Group]) -> list[int]:
         """Forget queued operations that were refused; return their LSNs.

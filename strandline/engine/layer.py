@@ -15,9 +15,11 @@ with the number of layers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from itertools import repeat
+from typing import Any, Final, NamedTuple
 
 from strandline.engine.sorted_keys import SortedKeys
+from strandline.native import native
 from strandline.wal.runtime import Runtime
 
 Entry = tuple[int, bytes | None, "Entry | None"]
@@ -88,6 +90,46 @@ def weight(key: bytes, entry: Entry) -> int:
     """Return the bytes that an entry counts for in the memory budget."""
     value = entry[1]
     return ENTRY_BYTES + len(key) + (len(value) if value is not None else 0)
+
+
+def make_batch(
+    keys: list[bytes], values: list[bytes | None], first_lsn: int, put_tag: int, delete_tag: int
+) -> tuple[list[Any], Entries]:
+    """Return the flat list of a batch's operations on one table, and their entries.
+
+    A value of None deletes. Of a key that occurs twice the last one counts.
+    """
+    flat: list[Any] = [None] * (3 * len(keys))
+    flat[::3] = [delete_tag if value is None else put_tag for value in values]
+    flat[1::3] = keys
+    flat[2::3] = values
+    lsns = range(first_lsn, first_lsn + len(keys))
+    return flat, dict(zip(keys, zip(lsns, values, repeat(None)), strict=True))
+
+
+def install(entries: Entries, fresh: Entries, entry_bytes: int) -> int:
+    """Put fresh entries over older ones; return by how many bytes that grew.
+
+    Each entry counts `entry_bytes` beside its key and value. Doing it twice changes nothing.
+    """
+    grown = 0
+    for key, entry in fresh.items():
+        old = entries.get(key)
+        if old is None:
+            grown += entry_bytes + len(key) + len(entry[1] or b"")
+        elif old[0] < entry[0]:
+            grown += len(entry[1] or b"") - len(old[1] or b"")
+        else:
+            continue
+        entries[key] = entry
+    return grown
+
+
+PYTHON: Final = (make_batch, install)
+"""The functions of this module that have twins in C, as they are without them."""
+
+if native is not None:
+    make_batch, install = native.make_batch, native.install
 
 
 def absent(_key: bytes) -> None:

@@ -115,6 +115,7 @@ def gather(engine: Engine) -> Stats:
         last = log.next_lsn() - 1
         dirty = engine.index.dirty_count()
         total = last - engine.first_lsn + 1 + engine.unlogged_writes
+        group_sizes = Percentiles.of(log.stats.groups())
     stored = checkpointer.entries_stored
     flushed = max(0, total + engine.replayed_operations - dirty)
     since = engine.dirty_since
@@ -132,7 +133,7 @@ def gather(engine: Engine) -> Stats:
         stored_lsn=log.stored_lsn,
         fsyncs=log.stats.sync_seconds.count,
         fsync_seconds=Percentiles.of(log.stats.sync_seconds),
-        group_sizes=Percentiles.of(log.stats.group_sizes),
+        group_sizes=group_sizes,
         checkpoints=checkpointer.durations.count,
         checkpoint_seconds=Percentiles.of(checkpointer.durations),
         checkpoint_failures=checkpointer.failures,

@@ -32,6 +32,7 @@ from strandline.engine.validation import (
 )
 from strandline.engine.write_path import KEEP, WritePath
 from strandline.errors import InvalidRequestError, InvalidTypeError
+from strandline.native import native
 from strandline.options import Durability
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Table(MutableMapping[K, V], Generic[K, V]):
     __slots__ = (
         "__weakref__",
         "_codec",
+        "_fast",
         "_level",
         "_max_value",
         "_state",
@@ -72,6 +74,7 @@ class Table(MutableMapping[K, V], Generic[K, V]):
         self._max_value = store.engine.options.max_value_bytes
         self._level = level
         self._codec: Codec | None = None if state.codec.name == "bytes/bytes" else state.codec
+        self._fast = writes.fast if self._codec is None else None
 
     @property
     def name(self) -> str:
@@ -130,6 +133,10 @@ class Table(MutableMapping[K, V], Generic[K, V]):
             WriteOutcomeUnknownError: a sync failed; reopen to see.
         """
         level = self._level if durability is None else durability
+        if self._fast is not None:
+            done = self._fast(self._state, key, value, level)
+            if done is not None:
+                return done
         if type(level) is not Durability:
             check_level(level)
         raw: Any = key
@@ -176,8 +183,8 @@ class Table(MutableMapping[K, V], Generic[K, V]):
         None without any item, and in an unlogged table. A key that comes twice keeps
         its last value. Raises BatchTooLargeError above half of a budget.
         """
-        keys, values = self._raw_items(items)
-        return self._writes.write_batch([(self._state, keys, values)], self._at(durability))
+        keys, values, size = self._raw_items(items)
+        return self._writes.write_batch([(self._state, keys, values)], self._at(durability), size)
 
     def update(self, other: Any = (), /, **kwargs: Any) -> None:
         """Store many items, as `put_many` in chunks: each chunk is atomic, the whole is not."""
@@ -422,14 +429,23 @@ class Table(MutableMapping[K, V], Generic[K, V]):
             return None
         return self._raw_value(value)
 
-    def _raw_items(self, items: Any) -> tuple[list[bytes], list[bytes | None]]:
+    def _raw_items(self, items: Any) -> tuple[list[bytes], list[bytes | None], int]:
+        """Return keys, values, and how many bytes they are together."""
+        if self._codec is None and native is not None:
+            raw: tuple[list[bytes], list[bytes | None], int] | None
+            raw = native.raw_items(items, self._max_value)
+            if raw is not None:
+                return raw
         pairs = items.items() if isinstance(items, Mapping) else items
         keys: list[bytes] = []
         values: list[bytes | None] = []
+        size = 0
         for key, value in pairs:
-            keys.append(self._raw_key(key))
-            values.append(self._raw_value(value))
-        return keys, values
+            raw_key, raw_value = self._raw_key(key), self._raw_value(value)
+            keys.append(raw_key)
+            values.append(raw_value)
+            size += len(raw_key) + len(raw_value)
+        return keys, values, size
 
     def _key(self, raw: bytes) -> K:
         return cast(K, raw if self._codec is None else self._codec.decode_key(raw))

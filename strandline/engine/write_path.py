@@ -14,15 +14,27 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from itertools import repeat
 from typing import Any, Final, NamedTuple, NoReturn
 
 from strandline.engine.engine import Engine
-from strandline.engine.layer import ENTRY_BYTES, Entries, Entry, View, linked, weight
+from strandline.engine.layer import (
+    ENTRY_BYTES,
+    Entries,
+    Entry,
+    View,
+    linked,
+    make_batch,
+    weight,
+)
 from strandline.engine.table_state import Queued, TableState
 from strandline.errors import BatchTooLargeError, InvalidRequestError
+from strandline.native import native
 from strandline.options import Durability
 from strandline.wal.group import OPERATION_OVERHEAD, Group, Wake
+from strandline.wal.log_queues import FRAME_SLACK
+from strandline.wal.real_disk import RealFile
+from strandline.wal.runtime import SystemRuntime
+from strandline.wal.segments import Segment
 
 ASYNC: Final = Durability.ASYNC
 BUFFERED: Final = Durability.BUFFERED
@@ -36,8 +48,15 @@ _ENTRY_COST: Final = ENTRY_BYTES - OPERATION_OVERHEAD
 
 _APPENDED_KEY_BYTES: Final = 8
 
+_GONE: Final = object()
+"""What a delete hands to the short way for a value."""
+
 KEEP: Final = object()
 """What the decision of a read-modify-write gives to leave the key as it is."""
+
+FastPut = Callable[[TableState, Any, Any, Any], int | None]
+"""From table, key, value and level to the LSN, or None where nothing was done: for an argument
+that is not acceptable, for SYNC, and where something is in the way."""
 
 Decide = Callable[[bytes | None], tuple[Any, Any]]
 """From the newest value to (answer, new value, None to delete, or KEEP)."""
@@ -65,6 +84,8 @@ class WritePath:
         self._append_owned = engine.log.append_lock._is_owned
         self._sync_owned = engine.log.sync_lock._is_owned
         self._now = engine.runtime.monotonic
+        self.fast: FastPut | None = _fast_put(engine)
+        """Does a single write weaker than SYNC where nothing is in its way, or gives None."""
 
     # ---- one operation
 
@@ -72,6 +93,16 @@ class WritePath:
         self, state: TableState, key: bytes, value: bytes | None, level: Durability
     ) -> int | None:
         """Put a value, or delete the key where it is None; return the LSN."""
+        if self.fast is not None:
+            done = self.fast(state, key, _GONE if value is None else value, level)
+            if done is not None:
+                return done
+        return self._write(state, key, value, level)
+
+    def _write(
+        self, state: TableState, key: bytes, value: bytes | None, level: Durability
+    ) -> int | None:
+        """Go the long way, which is open at every time."""
         engine, log = self._engine, self._log
         need = len(key) + OPERATION_OVERHEAD
         if value is not None:
@@ -214,19 +245,23 @@ class WritePath:
 
     # ---- several operations, one commit
 
-    def write_batch(self, parts: Parts, level: Durability) -> int | None:
+    def write_batch(self, parts: Parts, level: Durability, size: int | None = None) -> int | None:
         """Write all keys of all parts as one commit; return its last LSN.
 
-        Either all parts are of logged tables or all of unlogged ones. A key that
-        occurs twice in a part keeps its last value.
+        `size` is the length of all keys and values together, for whoever knows it. Either
+        all parts are of logged tables or all of unlogged ones. A key that occurs twice in a
+        part keeps its last value.
         """
         engine, log = self._engine, self._log
         count = sum(len(keys) for _, keys, _ in parts)
         if not count:
             return None
-        need = count * OPERATION_OVERHEAD + OPERATION_OVERHEAD
-        for _, keys, values in parts:
-            need += sum(map(len, keys)) + sum([len(v) for v in values if v is not None])
+        if size is None:
+            size = sum(
+                sum(map(len, keys)) + sum([len(v) for v in values if v is not None])
+                for _, keys, values in parts
+            )
+        need = count * OPERATION_OVERHEAD + OPERATION_OVERHEAD + size
         self._check_batch(count, need)
         self._guard(level)
         if engine.attention:
@@ -285,17 +320,13 @@ class WritePath:
         index = len(items) // 3
         first = group.first_lsn + index
         last = first + count - 1
-        flat: list[Any] = [None] * (3 * count)
+        flat: list[Any] = []
         fresh: list[tuple[TableState, Entries]] = []
         lsn = first
         for state, keys, values in parts:
-            at, end = 3 * (lsn - first), 3 * (lsn - first + len(keys))
-            put, delete = state.put_tag, state.delete_tag
-            flat[at:end:3] = [delete if v is None else put for v in values]
-            flat[at + 1 : end : 3] = keys
-            flat[at + 2 : end : 3] = values
-            lsns = range(lsn, lsn + len(keys))
-            fresh.append((state, dict(zip(keys, zip(lsns, values, repeat(None)), strict=True))))
+            operations, entries = make_batch(keys, values, lsn, state.put_tag, state.delete_tag)
+            flat = flat + operations if flat else operations
+            fresh.append((state, entries))
             lsn += len(keys)
         marks = items[0]
         if count > 1:
@@ -422,6 +453,36 @@ class WritePath:
             "garbage-collector callback while the same thread was inside a write. Nothing was "
             "logged; let the handler set a flag, or hand the write to another thread"
         )
+
+
+def _fast_put(engine: Engine) -> FastPut | None:
+    """Return the short way of a single write, None without C."""
+    if native is None:
+        return None
+    log, runtime = engine.log, engine.runtime
+    of_system = isinstance(runtime, SystemRuntime)  # its clocks are read without a call
+    fast: FastPut = native.FastPut(
+        engine=engine,
+        state_type=TableState,
+        group_type=Group,
+        segment_type=Segment,
+        file_type=RealFile,
+        monotonic=None if of_system else runtime.monotonic,
+        time_ns=None if of_system else runtime.time_ns,
+        async_level=ASYNC,
+        buffered_level=BUFFERED,
+        gone=_GONE,
+        finish=log.finish_frame,
+        refused=log.refuse_frame,
+        failed=log.raise_failed,
+        epoch=log.epoch,
+        entry_cost=_ENTRY_COST,
+        slack=FRAME_SLACK,
+        pressure_bytes=log.pressure_bytes,
+        lsn_margin=log.lsn_block // 4,
+        max_value_bytes=engine.options.max_value_bytes,
+    )
+    return fast
 
 
 def _pass_gates(parts: Parts) -> None:

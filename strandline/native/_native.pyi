@@ -32,6 +32,20 @@ def replay(
     most: int,
     /,
 ) -> tuple[int, int, int, int]: ...
+def raw_items(
+    items: Any, max_value_bytes: int, /
+) -> tuple[list[bytes], list[bytes | None], int] | None: ...
+def make_batch(
+    keys: list[bytes],
+    values: list[bytes | None],
+    first_lsn: int,
+    put_tag: int,
+    delete_tag: int,
+    /,
+) -> tuple[list[Any], dict[bytes, Any]]: ...
+def install(
+    entries: dict[bytes, Any], fresh: dict[bytes, Any], entry_bytes: int, /
+) -> int | None: ...
 def sort_keys(keys: list[bytes], /) -> None: ...
 def merge_chunk(
     stored: list[tuple[bytes, bytes]],
@@ -65,3 +79,37 @@ class Sorter:
     def encode(
         self, table_id: int, most: int, /
     ) -> tuple[list[tuple[bytes, bytes]], list[bytes]]: ...
+
+class OwnedLock:
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
+    def release(self) -> None: ...
+    def __enter__(self) -> bool: ...
+    def __exit__(self, *error: object) -> None: ...
+    def _is_owned(self) -> bool: ...
+    def _at_fork_reinit(self) -> None: ...
+
+class FastPut:
+    def __new__(
+        cls,
+        *,
+        engine: Any,
+        state_type: type,
+        group_type: type,
+        segment_type: type,
+        file_type: type,
+        monotonic: Callable[[], float] | None,
+        time_ns: Callable[[], int] | None,
+        finish: Callable[[bytes, int, int], None],
+        refused: Callable[[OSError], None],
+        failed: Callable[[], None],
+        async_level: Any,
+        buffered_level: Any,
+        gone: object,
+        epoch: int,
+        entry_cost: int,
+        slack: int,
+        pressure_bytes: int,
+        lsn_margin: int,
+        max_value_bytes: int,
+    ) -> FastPut: ...
+    def __call__(self, state: Any, key: Any, value: Any, level: Any, /) -> int | None: ...

@@ -103,12 +103,11 @@ static uint8_t *put_element(uint8_t *at, PyObject *element) {
     return put_int(at, value);
 }
 
-/* Bytes that `items` takes as msgpack, its commit marks a list of ints; 0 where it is no such. */
-static uint64_t payload_bytes(PyObject *items) {
-    Py_ssize_t length = PyList_GET_SIZE(items);
+/* Bytes that `items` take as msgpack, the commit marks a list of ints; 0 where they are no such. */
+static uint64_t payload_bytes(PyObject *const *items, Py_ssize_t length) {
     uint64_t total = (uint64_t)array_bytes(length);
     for (Py_ssize_t i = 0; i < length; i++) {
-        PyObject *element = PyList_GET_ITEM(items, i);
+        PyObject *element = items[i];
         uint64_t taken = element_bytes(element);
         if (taken == 0 && i == 0 && PyList_CheckExact(element)) {
             taken = (uint64_t)array_bytes(PyList_GET_SIZE(element));
@@ -128,11 +127,10 @@ static uint64_t payload_bytes(PyObject *items) {
     return total;
 }
 
-static uint8_t *put_payload(uint8_t *at, PyObject *items) {
-    Py_ssize_t length = PyList_GET_SIZE(items);
+static uint8_t *put_payload(uint8_t *at, PyObject *const *items, Py_ssize_t length) {
     at = put_array(at, length);
     for (Py_ssize_t i = 0; i < length; i++) {
-        PyObject *element = PyList_GET_ITEM(items, i);
+        PyObject *element = items[i];
         if (PyList_CheckExact(element)) {
             at = put_array(at, PyList_GET_SIZE(element));
             for (Py_ssize_t j = 0; j < PyList_GET_SIZE(element); j++) {
@@ -145,26 +143,10 @@ static uint8_t *put_payload(uint8_t *at, PyObject *items) {
     return at;
 }
 
-PyDoc_STRVAR(encode_group_doc,
-"encode_group(items, count, first_lsn, synced_lsn, stored_lsn, time_ns, segment_id, salt, epoch)\n"
-"--\n\n"
-"Return the whole frame of a group, or None where the list holds what operations never do.");
-
-static PyObject *encode_group(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
-    (void)module;
-    uint64_t field[9];
-    if (nargs != 9 || !PyList_CheckExact(args[0])) {
-        Py_RETURN_NONE;
-    }
-    for (int i = 1; i < 9; i++) {
-        if (!as_u64(args[i], &field[i])) {
-            Py_RETURN_NONE;
-        }
-    }
-    PyObject *items = args[0];
-    uint64_t length = payload_bytes(items);
-    if (length == 0 || field[1] > UINT32_MAX || field[8] > UINT32_MAX) {
-        Py_RETURN_NONE;
+PyObject *encoded_frame(PyObject *const *items, Py_ssize_t elements, const FrameFields *fields) {
+    uint64_t length = payload_bytes(items, elements);
+    if (length == 0 || fields->count > UINT32_MAX || fields->epoch > UINT32_MAX) {
+        return NULL;
     }
     uint64_t whole = (HEADER_BYTES + length + ALIGNMENT - 1) & ~(uint64_t)(ALIGNMENT - 1);
     PyObject *frame = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)whole);
@@ -173,29 +155,43 @@ static PyObject *encode_group(PyObject *module, PyObject *const *args, Py_ssize_
     }
     uint8_t *head = (uint8_t *)PyBytes_AS_STRING(frame);
     uint8_t *body = head + HEADER_BYTES;
-    uint8_t *end = put_payload(body, items);
-    if (end != body + length) {
-        /* Another thread changed the list in between: its owner must keep it to itself. */
-        Py_DECREF(frame);
-        PyErr_SetString(PyExc_AssertionError, "the items of a group changed while it was encoded");
-        return NULL;
-    }
+    uint8_t *end = put_payload(body, items, elements);
     memset(end, 0, (size_t)(whole - HEADER_BYTES - length));
     put_u32(head + PAYLOAD_CRC_AT, crc32c(0, body, (size_t)length));
     put_u32(head + LENGTH_AT, (uint32_t)length);
-    put_u32(head + COUNT_AT, (uint32_t)field[1]);
-    put_u64(head + FIRST_LSN_AT, field[2]);
-    put_u64(head + SYNCED_LSN_AT, field[3]);
-    put_u64(head + STORED_LSN_AT, field[4]);
-    put_u64(head + TIME_AT, field[5]);
-    put_u64(head + SEGMENT_AT, field[6]);
-    put_u64(head + SALT_AT, field[7]);
-    put_u32(head + EPOCH_AT, (uint32_t)field[8]);
+    put_u32(head + COUNT_AT, (uint32_t)fields->count);
+    put_u64(head + FIRST_LSN_AT, fields->first_lsn);
+    put_u64(head + SYNCED_LSN_AT, fields->synced_lsn);
+    put_u64(head + STORED_LSN_AT, fields->stored_lsn);
+    put_u64(head + TIME_AT, fields->time_ns);
+    put_u64(head + SEGMENT_AT, fields->segment_id);
+    put_u64(head + SALT_AT, fields->salt);
+    put_u32(head + EPOCH_AT, (uint32_t)fields->epoch);
     head[TYPE_AT] = TYPE_DATA;
     head[TYPE_AT + 1] = 0;
     put_u16(head + RESERVED_AT, 0);
     put_u32(head + CRC_AT, crc32c(0, head + PAYLOAD_CRC_AT, HEADER_BYTES - PAYLOAD_CRC_AT));
     return frame;
+}
+
+PyDoc_STRVAR(encode_group_doc,
+"encode_group(items, count, first_lsn, synced_lsn, stored_lsn, time_ns, segment_id, salt, epoch)\n"
+"--\n\n"
+"Return the whole frame of a group, or None where the list holds what operations never do.");
+
+static PyObject *encode_group(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+    (void)module;
+    FrameFields fields;
+    if (nargs != 9 || !PyList_CheckExact(args[0]) || !as_u64(args[1], &fields.count) ||
+        !as_u64(args[2], &fields.first_lsn) || !as_u64(args[3], &fields.synced_lsn) ||
+        !as_u64(args[4], &fields.stored_lsn) || !as_u64(args[5], &fields.time_ns) ||
+        !as_u64(args[6], &fields.segment_id) || !as_u64(args[7], &fields.salt) ||
+        !as_u64(args[8], &fields.epoch)) {
+        Py_RETURN_NONE;
+    }
+    PyObject *frame =
+        encoded_frame(PySequence_Fast_ITEMS(args[0]), PyList_GET_SIZE(args[0]), &fields);
+    return frame != NULL || PyErr_Occurred() ? frame : Py_NewRef(Py_None);
 }
 
 /* ---- reading */

@@ -156,6 +156,21 @@ static int is_plain(Cursor cursor, uint64_t count, Tables *tables) {
     return cursor.at == cursor.end;
 }
 
+static PyObject *new_entry(uint64_t lsn, PyObject *value) {
+    PyObject *number = PyLong_FromUnsignedLongLong(lsn);
+    PyObject *entry = number == NULL ? NULL : PyTuple_New(3);
+    if (entry == NULL) {
+        Py_XDECREF(number);
+        return NULL;
+    }
+    PyTuple_SET_ITEM(entry, 0, number);
+    PyTuple_SET_ITEM(entry, 1, Py_NewRef(value));
+    PyTuple_SET_ITEM(entry, 2, Py_NewRef(Py_None));
+    /* It holds nothing that could lead back to it: the collector need not look at it. */
+    PyObject_GC_UnTrack(entry);
+    return entry;
+}
+
 static int put_entry(PyObject *entries, uint64_t lsn, const Operation *operation) {
     int failed = -1;
     PyObject *key = PyBytes_FromStringAndSize(operation->key.data, operation->key.length);
@@ -163,19 +178,12 @@ static int put_entry(PyObject *entries, uint64_t lsn, const Operation *operation
                           ? Py_NewRef(Py_None)
                           : PyBytes_FromStringAndSize(operation->value.data,
                                                       operation->value.length);
-    PyObject *number = PyLong_FromUnsignedLongLong(lsn);
-    PyObject *entry = PyTuple_New(3);
-    if (key != NULL && value != NULL && number != NULL && entry != NULL) {
-        PyTuple_SET_ITEM(entry, 0, Py_NewRef(number));
-        PyTuple_SET_ITEM(entry, 1, Py_NewRef(value));
-        PyTuple_SET_ITEM(entry, 2, Py_NewRef(Py_None));
-        /* It holds nothing that could lead back to it: the collector need not look at it. */
-        PyObject_GC_UnTrack(entry);
+    PyObject *entry = value == NULL ? NULL : new_entry(lsn, value);
+    if (key != NULL && entry != NULL) {
         failed = PyDict_SetItem(entries, key, entry);
     }
     Py_XDECREF(key);
     Py_XDECREF(value);
-    Py_XDECREF(number);
     Py_XDECREF(entry);
     return failed;
 }
@@ -247,7 +255,156 @@ static PyObject *replay(PyObject *module, PyObject *const *args, Py_ssize_t narg
                          (unsigned long long)operations);
 }
 
+/* ---- batches */
+
+PyDoc_STRVAR(raw_items_doc,
+"raw_items(items, max_value_bytes)\n"
+"--\n\n"
+"Return (keys, values, their bytes) of a dict, list or tuple of acceptable keys and values that are\n"
+"exact bytes; None where Python has to look, which also says what is wrong.");
+
+enum { MAX_KEY_BYTES = 511 };
+
+static int is_acceptable(PyObject *key, PyObject *value, uint64_t most) {
+    return PyBytes_CheckExact(key) && PyBytes_CheckExact(value) && PyBytes_GET_SIZE(key) > 0 &&
+           PyBytes_GET_SIZE(key) <= MAX_KEY_BYTES && (uint64_t)PyBytes_GET_SIZE(value) <= most;
+}
+
+/* Borrowed key and value of one element of a list or tuple; 0 where it is no pair. */
+static int pair_of(PyObject *element, PyObject **key, PyObject **value) {
+    if (!PyTuple_CheckExact(element) || PyTuple_GET_SIZE(element) != 2) {
+        return 0;
+    }
+    *key = PyTuple_GET_ITEM(element, 0);
+    *value = PyTuple_GET_ITEM(element, 1);
+    return 1;
+}
+
+static PyObject *raw_items(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+    (void)module;
+    uint64_t most, size = 0;
+    if (nargs != 2 || !as_u64(args[1], &most)) {
+        PyErr_SetString(PyExc_TypeError, "raw_items(items, max_value_bytes)");
+        return NULL;
+    }
+    PyObject *items = args[0], *key = NULL, *value = NULL;
+    int is_dict = PyDict_CheckExact(items);
+    if (!is_dict && !PyList_CheckExact(items) && !PyTuple_CheckExact(items)) {
+        Py_RETURN_NONE;
+    }
+    Py_ssize_t count = is_dict ? PyDict_GET_SIZE(items) : PySequence_Fast_GET_SIZE(items);
+    Py_ssize_t position = 0;
+    PyObject *keys = PyList_New(count), *values = PyList_New(count);
+    if (keys == NULL || values == NULL) {
+        Py_XDECREF(keys);
+        Py_XDECREF(values);
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        int found = is_dict ? PyDict_Next(items, &position, &key, &value)
+                            : pair_of(PySequence_Fast_GET_ITEM(items, i), &key, &value);
+        if (!found || !is_acceptable(key, value, most)) {
+            Py_DECREF(keys);
+            Py_DECREF(values);
+            Py_RETURN_NONE;
+        }
+        PyList_SET_ITEM(keys, i, Py_NewRef(key));
+        PyList_SET_ITEM(values, i, Py_NewRef(value));
+        size += (uint64_t)(PyBytes_GET_SIZE(key) + PyBytes_GET_SIZE(value));
+    }
+    return Py_BuildValue("NNK", keys, values, (unsigned long long)size);
+}
+
+PyDoc_STRVAR(make_batch_doc,
+"make_batch(keys, values, first_lsn, put_tag, delete_tag)\n"
+"--\n\n"
+"Return the flat list of the operations and a dict of their entries; a value of None deletes.");
+
+static PyObject *make_batch(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+    (void)module;
+    uint64_t lsn;
+    if (nargs != 5 || !PyList_CheckExact(args[0]) || !PyList_CheckExact(args[1]) ||
+        PyList_GET_SIZE(args[0]) != PyList_GET_SIZE(args[1]) || !as_u64(args[2], &lsn)) {
+        PyErr_SetString(PyExc_TypeError, "make_batch(keys, values, first_lsn, put_tag, delete_tag)");
+        return NULL;
+    }
+    PyObject *keys = args[0], *values = args[1];
+    Py_ssize_t count = PyList_GET_SIZE(keys);
+    PyObject *flat = PyList_New(3 * count), *fresh = PyDict_New();
+    if (flat == NULL || fresh == NULL) {
+        goto failed;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *key = PyList_GET_ITEM(keys, i), *value = PyList_GET_ITEM(values, i);
+        PyObject *entry = new_entry(lsn + (uint64_t)i, value);
+        if (entry == NULL || PyDict_SetItem(fresh, key, entry) < 0) {
+            Py_XDECREF(entry);
+            goto failed;
+        }
+        Py_DECREF(entry);
+        PyList_SET_ITEM(flat, 3 * i, Py_NewRef(args[value == Py_None ? 4 : 3]));
+        PyList_SET_ITEM(flat, 3 * i + 1, Py_NewRef(key));
+        PyList_SET_ITEM(flat, 3 * i + 2, Py_NewRef(value));
+    }
+    return Py_BuildValue("NN", flat, fresh);
+failed:
+    Py_XDECREF(flat);
+    Py_XDECREF(fresh);
+    return NULL;
+}
+
+PyDoc_STRVAR(install_doc,
+"install(entries, fresh, entry_bytes)\n"
+"--\n\n"
+"Put fresh entries into a dict of entries, over older ones; return by how many bytes that grew,\n"
+"each entry counted with `entry_bytes` beside its key and value. Doing it twice changes nothing.");
+
+static int64_t value_bytes(PyObject *entry) {
+    PyObject *value = PyTuple_GET_ITEM(entry, 1);
+    return PyBytes_CheckExact(value) ? (int64_t)PyBytes_GET_SIZE(value) : 0;
+}
+
+static int lsn_of(PyObject *entry, uint64_t *lsn) {
+    return PyTuple_CheckExact(entry) && PyTuple_GET_SIZE(entry) == 3 &&
+           as_u64(PyTuple_GET_ITEM(entry, 0), lsn);
+}
+
+static PyObject *install(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+    (void)module;
+    uint64_t entry_bytes, lsn, old_lsn;
+    if (nargs != 3 || !PyDict_CheckExact(args[0]) || !PyDict_CheckExact(args[1]) ||
+        !as_u64(args[2], &entry_bytes)) {
+        PyErr_SetString(PyExc_TypeError, "install(entries: dict, fresh: dict, entry_bytes)");
+        return NULL;
+    }
+    PyObject *entries = args[0], *fresh = args[1], *key, *entry;
+    Py_ssize_t position = 0;
+    int64_t grown = 0;
+    while (PyDict_Next(fresh, &position, &key, &entry)) {
+        if (!PyBytes_CheckExact(key) || !lsn_of(entry, &lsn)) {
+            PyErr_SetString(PyExc_TypeError, "expected a dict of bytes to entries");
+            return NULL;
+        }
+        PyObject *old = PyDict_SetDefault(entries, key, entry);
+        if (old == NULL) {
+            return NULL;
+        }
+        if (old == entry) {
+            grown += (int64_t)entry_bytes + (int64_t)PyBytes_GET_SIZE(key) + value_bytes(entry);
+        } else if (lsn_of(old, &old_lsn) && old_lsn < lsn) {
+            grown += value_bytes(entry) - value_bytes(old);
+            if (PyDict_SetItem(entries, key, entry) < 0) {
+                return NULL;
+            }
+        }
+    }
+    return PyLong_FromLongLong(grown);
+}
+
 static PyMethodDef methods[] = {
+    {"install", (PyCFunction)(void (*)(void))install, METH_FASTCALL, install_doc},
+    {"make_batch", (PyCFunction)(void (*)(void))make_batch, METH_FASTCALL, make_batch_doc},
+    {"raw_items", (PyCFunction)(void (*)(void))raw_items, METH_FASTCALL, raw_items_doc},
     {"replay", (PyCFunction)(void (*)(void))replay, METH_FASTCALL, replay_doc},
     {NULL, NULL, 0, NULL},
 };

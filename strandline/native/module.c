@@ -16,7 +16,8 @@ PyMODINIT_FUNC PyInit__native(void) {
         return NULL;
     }
     if (add_frames(module) < 0 || add_records(module) < 0 || add_index(module) < 0 ||
-        add_order(module) < 0 || add_sorter(module) < 0) {
+        add_order(module) < 0 || add_sorter(module) < 0 || add_fast_put(module) < 0 ||
+        add_owned_lock(module) < 0) {
         Py_DECREF(module);
         return NULL;
     }

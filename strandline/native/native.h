@@ -85,8 +85,23 @@ typedef struct {
 /* Sort by key, with as many slots to spare; needs no interpreter. In order.c. */
 void sort_slots(Slot *slots, Slot *spare, size_t count);
 
+typedef struct {
+    uint64_t count, first_lsn, synced_lsn, stored_lsn, time_ns, segment_id, salt, epoch;
+} FrameFields;
+
+/* A new reference to the frame of operations; NULL, without an exception unless memory is short,
+ * where the items are none. In frames.c. */
+PyObject *encoded_frame(PyObject *const *items, Py_ssize_t elements, const FrameFields *fields);
+
 /* A new reference to the record of a value. In records.c. */
 PyObject *encoded_record(uint64_t table_id, PyObject *key, uint64_t lsn, PyObject *value);
+
+/* An OwnedLock, under the interpreter's lock. The first says whether an object is one; then: held by
+ * this thread? Take it if it is free or this thread's own. Give it back; -1 on an error. */
+int is_owned_lock(PyObject *object);
+int owned_lock_mine(PyObject *object);
+int owned_lock_try(PyObject *object);
+int owned_lock_release(PyObject *object);
 
 /* Each adds its functions to the module. */
 int add_frames(PyObject *module);
@@ -94,5 +109,7 @@ int add_records(PyObject *module);
 int add_index(PyObject *module);
 int add_order(PyObject *module);
 int add_sorter(PyObject *module);
+int add_fast_put(PyObject *module);
+int add_owned_lock(PyObject *module);
 
 #endif

@@ -223,7 +223,7 @@ class Log(LogTail):
         self.segments.release(self.stored_lsn)
         if not self.segments.prepared and offset * 4 > segment.allocated:
             self.segments.prepare()
-        if lsn + self._lsn_block // 2 > self._ceiling:
+        if lsn + self.lsn_block // 2 > self._ceiling:
             self.raise_ceiling()
         if self.has_unsynced():
             return False

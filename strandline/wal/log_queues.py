@@ -68,9 +68,27 @@ class LogQueues:
     leading = False
     """Somebody leads, or was told to."""
     draining = False
-    ticking = False
-    """The log's threads are awake."""
+    """The thread that writes what is queued is awake."""
     _told = False
+
+    # Slots, for native/fast_put.c to find them by their offsets.
+    __slots__ = (
+        "__dict__",
+        "_ceiling",
+        "_wake_at",
+        "claimed_lsn",
+        "closed",
+        "failure",
+        "full",
+        "group",
+        "stall_at",
+        "stored_lsn",
+        "synced_lsn",
+        "tail",
+        "ticking",
+        "unsynced_bytes",
+        "unsynced_since",
+    )
 
     def __init__(self, runtime: Runtime, segments: Segments, settings: LogSettings) -> None:
         self.runtime = runtime
@@ -90,6 +108,8 @@ class LogQueues:
         self.closed: deque[Group] = deque()
         self.unsynced: deque[Group] = deque()
         """Written groups that somebody waits for to be synced."""
+        self.ticking = False
+        """The housekeeping is awake."""
         self.crowd = 0
         """How many writers the latest syncs served at a time: as many are expected again."""
         self.gather_gate: Lock | None = None
@@ -115,11 +135,11 @@ class LogQueues:
 
         self._sink: Sink | None = None
         self._group_bytes = min(settings.group_bytes, segments.segment_bytes // 2)
-        self._lsn_block = settings.lsn_block
+        self.lsn_block = settings.lsn_block
         self._ceiling = settings.lsn_ceiling
         self._raise_ceiling = settings.raise_ceiling
         self._previous = settings.previous
-        self._pressure_bytes = settings.max_log_bytes // 2
+        self.pressure_bytes = settings.max_log_bytes // 2
         self._wake_at = SYNC_EVERY_BYTES
         self.tail: tuple[Segment, int, int, int]
         """Active segment, offset of the next frame, frames so far, last LSN written."""
@@ -205,7 +225,7 @@ class LogQueues:
             self._wake_at = self.tail[1] + SYNC_EVERY_BYTES
             self.wake_ticker()
             self.ticking = True
-        if self.log_bytes() > self._pressure_bytes:
+        if self.log_bytes() > self.pressure_bytes:
             self.sink.log_changed()
 
     def _tell_all(self, what: str) -> None:
@@ -300,7 +320,7 @@ class LogQueues:
 
     def _new_group(self, first_lsn: int, need: int = 0, closing: Group | None = None) -> Group:
         """Return an open group that takes no more than the log has room for."""
-        if first_lsn > self._ceiling - self._lsn_block // 4:
+        if first_lsn > self._ceiling - self.lsn_block // 4:
             return Group(first_lsn, 0)
         segment, offset, _, _ = self.tail
         limit = self._group_bytes

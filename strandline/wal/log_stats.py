@@ -28,6 +28,14 @@ class Samples:
             self.maximum = value
         self.latest.append(value)
 
+    def add_many(self, value: float, times: int) -> None:
+        """Take in the same measurement several times."""
+        self.count += times
+        self.total += value * times
+        if times and value > self.maximum:
+            self.maximum = value
+        self.latest.extend([value] * min(times, _KEPT))
+
     def percentile(self, share: float) -> float:
         """Return the value below which `share` (0 to 1) of the latest ones lie; 0.0 without any."""
         ordered = sorted(self.latest.copy())
@@ -43,16 +51,25 @@ class Samples:
 class LogStats:
     """Syncs and groups since the store was opened."""
 
-    __slots__ = ("group_sizes", "sync_seconds")
+    __slots__ = ("_group_sizes", "singles", "sync_seconds")
 
     def __init__(self) -> None:
         self.sync_seconds = Samples()
-        self.group_sizes = Samples()
+        self.singles = 0
+        """Groups of one operation that were written alone and are not in the samples yet."""
+        self._group_sizes = Samples()
 
     def synced(self, seconds: float) -> None:
         """Count one fdatasync."""
         self.sync_seconds.add(seconds)
 
     def grouped(self, operations: int) -> None:
-        """Count one group that became durable."""
-        self.group_sizes.add(operations)
+        """Count one group that was written, or that became durable where somebody waited."""
+        self.groups().add(operations)
+
+    def groups(self) -> Samples:
+        """Return the sizes of groups, in operations. Under the log's mutex."""
+        if self.singles:
+            self._group_sizes.add_many(1, self.singles)
+            self.singles = 0
+        return self._group_sizes

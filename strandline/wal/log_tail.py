@@ -194,7 +194,7 @@ class LogTail(LogQueues):
             self._append_pending()
             segment, offset, _, lsn = self.tail
             try:
-                if lsn + self._lsn_block // 2 > self._ceiling:
+                if lsn + self.lsn_block // 2 > self._ceiling:
                     self.raise_ceiling()
                 if offset + need + FRAME_SLACK > segment.usable:
                     self.segments.successor(need + FRAME_SLACK)
@@ -212,7 +212,7 @@ class LogTail(LogQueues):
     def raise_ceiling(self) -> None:
         """Make the LSNs of the next block issuable, durably first."""
         with self._one_raising:  # a writer and the housekeeping would write one file
-            ceiling = (self.group.first_lsn // self._lsn_block + 2) * self._lsn_block
+            ceiling = (self.group.first_lsn // self.lsn_block + 2) * self.lsn_block
             if ceiling > self._ceiling:
                 self._raise_ceiling(ceiling)
                 self._ceiling = ceiling
@@ -227,7 +227,7 @@ class LogTail(LogQueues):
         with self.mutex:
             self.sink.log_changed()
 
-    def _write_failed(self, error: OSError) -> None:
+    def _write_failed(self, error: OSError) -> NoReturn:
         """Refuse what is queued for want of room, or fail for good."""
         if error.errno not in OUT_OF_ROOM:
             self.failure = self.failure or error
@@ -252,6 +252,18 @@ class LogTail(LogQueues):
             self.leading = False
             self.sink.log_changed()
         raise disk_full(error, path) from error
+
+    def finish_frame(self, frame: bytes, offset: int, written: int) -> None:
+        """Write the rest of a frame, for native/fast_put.c. Under append lock and mutex."""
+        _finish_write(self.tail[0].file, frame, offset, written)
+
+    def refuse_frame(self, error: OSError) -> NoReturn:
+        """Say what becomes of a write whose frame met an error. Under the append lock."""
+        self._write_failed(error)
+
+    def raise_failed(self) -> NoReturn:
+        """Refuse a write whose frame was written while the log failed."""
+        raise self._unknown(f"{self.tail[0].path}: {self.failure}")
 
     def _fail(self, what: str) -> NoReturn:
         """Tell everybody in the queues that the outcome is unknown, for good."""

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Protocol
 
+from strandline.native import native
+
 
 class Lock(Protocol):
     """A mutual exclusion lock, as `threading.Lock` has it."""
@@ -103,6 +105,9 @@ class SystemRuntime:
 
     def owned_lock(self) -> OwnedLock:
         """Make a lock that knows its owner."""
+        if native is not None:
+            lock: OwnedLock = native.OwnedLock()
+            return lock
         return threading.RLock()  # type: ignore[return-value]  # knows its owner, untyped
 
     def spawn(self, name: str, target: Callable[..., None], *args: Any) -> Worker:

@@ -90,6 +90,8 @@ class Segment:
 class Segments:
     """Names and files in the log directory, for one writer."""
 
+    __slots__ = ("__dict__", "sealed_bytes")  # a slot for native/fast_put.c to find
+
     def __init__(
         self,
         disk: Disk,
