@@ -9,11 +9,12 @@ NATIVE := $(VENV)/.native
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench bench-micro soak clean
+.PHONY: help demo test test-python lint bench bench-micro soak clean
 
 help:
 	@echo "make demo    see the store survive what it promises to survive"
 	@echo "make test    the tests, those marked slow left out"
+	@echo "make test-python   those of the engine and the log, without the C"
 	@echo "make lint    ruff, mypy and the direction of imports"
 	@echo "make bench   strandline beside RocksDB, LevelDB, LMDB, SQLite and diskcache"
 	@echo "make bench-micro   the core operations, one by one"
@@ -25,6 +26,9 @@ demo: $(NATIVE)
 
 test: $(NATIVE)
 	$(BIN)/python -m pytest -m "not slow"
+
+test-python: $(NATIVE)
+	STRANDLINE_NATIVE=0 $(BIN)/python -m pytest -m "not slow" tests/api tests/engine tests/recovery tests/wal tests/interleavings/test_0*
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

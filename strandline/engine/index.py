@@ -68,6 +68,9 @@ class Index:
         self.unlogged_version = 0
         self.retired: list[Retired] = []
         """What only snapshots may still read; the checkpointer frees it in slices."""
+        self.publish_singles: Callable[[list[Any], int], int] | None = None
+        """Publishes single operations in C, from the first on, and says how many; for a list
+        and the LSN of the last cut."""
 
     # ---- tables
 
@@ -211,9 +214,12 @@ class Index:
         for key, entry in fresh.items():
             self.install(state, key, entry)
 
-    def publish(self, queued: Iterable[Any]) -> None:
+    def publish(self, queued: list[Any]) -> None:
         """Make queued operations visible: single ones, and commits as they are."""
-        for item in queued:
+        done = 0
+        if self.publish_singles is not None:
+            done = self.publish_singles(queued, self.cut_lsn)
+        for item in queued[done:]:
             if type(item[0]) is TableState:
                 state, key, entry = item
                 self.install(state, key, entry)

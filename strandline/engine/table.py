@@ -136,7 +136,7 @@ class Table(MutableMapping[K, V], Generic[K, V]):
         if self._fast is not None:
             done = self._fast(self._state, key, value, level)
             if done is not None:
-                return done
+                return done if type(done) is int else self._writes.wait(done)
         if type(level) is not Durability:
             check_level(level)
         raw: Any = key

@@ -12,6 +12,8 @@ finds it done in both places or in neither.
 
 from __future__ import annotations
 
+import sys
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, NoReturn
@@ -31,9 +33,9 @@ from strandline.errors import BatchTooLargeError, InvalidRequestError
 from strandline.native import native
 from strandline.options import Durability
 from strandline.wal.group import OPERATION_OVERHEAD, Group, Wake
+from strandline.wal.log import GATE_TIMEOUT
 from strandline.wal.log_queues import FRAME_SLACK
 from strandline.wal.real_disk import RealFile
-from strandline.wal.runtime import SystemRuntime
 from strandline.wal.segments import Segment
 
 ASYNC: Final = Durability.ASYNC
@@ -54,9 +56,9 @@ _GONE: Final = object()
 KEEP: Final = object()
 """What the decision of a read-modify-write gives to leave the key as it is."""
 
-FastPut = Callable[[TableState, Any, Any, Any], int | None]
-"""From table, key, value and level to the LSN, or None where nothing was done: for an argument
-that is not acceptable, for SYNC, and where something is in the way."""
+FastPut = Callable[[TableState, Any, Any, Any], Any]
+"""From table, key, value and level to the LSN, or for SYNC to what `WritePath.wait` takes. None
+where nothing was done: an argument is not acceptable, or something is in the way."""
 
 Decide = Callable[[bytes | None], tuple[Any, Any]]
 """From the newest value to (answer, new value, None to delete, or KEEP)."""
@@ -96,8 +98,14 @@ class WritePath:
         if self.fast is not None:
             done = self.fast(state, key, _GONE if value is None else value, level)
             if done is not None:
-                return done
+                return done if type(done) is int else self.wait(done)
         return self._write(state, key, value, level)
+
+    def wait(self, joined: tuple[int, Group, Wake | None]) -> int:
+        """Return the LSN of a SYNC write that has joined a group, when it is on disk."""
+        lsn, group, gate = joined
+        self._log.wait_synced(group, gate)
+        return lsn
 
     def _write(
         self, state: TableState, key: bytes, value: bytes | None, level: Durability
@@ -460,7 +468,12 @@ def _fast_put(engine: Engine) -> FastPut | None:
     if native is None:
         return None
     log, runtime = engine.log, engine.runtime
-    of_system = isinstance(runtime, SystemRuntime)  # its clocks are read without a call
+    # The system's own clocks are read without a call, where they are what Python's are.
+    of_system = (
+        runtime.monotonic is time.monotonic
+        and runtime.time_ns is time.time_ns
+        and sys.platform == "linux"
+    )
     fast: FastPut = native.FastPut(
         engine=engine,
         state_type=TableState,
@@ -471,7 +484,13 @@ def _fast_put(engine: Engine) -> FastPut | None:
         time_ns=None if of_system else runtime.time_ns,
         async_level=ASYNC,
         buffered_level=BUFFERED,
+        sync_level=SYNC,
         gone=_GONE,
+        make_lock=runtime.lock,
+        queued_type=Queued,
+        window=2 * log.log_interval,
+        sync_window=2 * log.sync_interval,
+        patience=GATE_TIMEOUT,
         finish=log.finish_frame,
         refused=log.refuse_frame,
         failed=log.raise_failed,
@@ -482,6 +501,7 @@ def _fast_put(engine: Engine) -> FastPut | None:
         lsn_margin=log.lsn_block // 4,
         max_value_bytes=engine.options.max_value_bytes,
     )
+    engine.index.publish_singles = fast.publish  # type: ignore[attr-defined]
     return fast
 
 

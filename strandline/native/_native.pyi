@@ -104,7 +104,13 @@ class FastPut:
         failed: Callable[[], None],
         async_level: Any,
         buffered_level: Any,
+        sync_level: Any,
         gone: object,
+        make_lock: Callable[[], Any],
+        queued_type: type,
+        window: float,
+        sync_window: float,
+        patience: float,
         epoch: int,
         entry_cost: int,
         slack: int,
@@ -112,4 +118,5 @@ class FastPut:
         lsn_margin: int,
         max_value_bytes: int,
     ) -> FastPut: ...
-    def __call__(self, state: Any, key: Any, value: Any, level: Any, /) -> int | None: ...
+    def __call__(self, state: Any, key: Any, value: Any, level: Any, /) -> Any: ...
+    def publish(self, queued: list[Any], cut_lsn: int, /) -> int: ...

@@ -1,27 +1,32 @@
 /* A re-entrant lock that knows its owner, as threading.RLock is, at a fraction of the cost.
  *
  * While nobody contends for it, taking it is one comparison and two stores, for whoever runs
- * holds the interpreter. A thread that finds it taken counts itself as waiting and sleeps on
- * `gate`. Whoever lets go of the lock while somebody waits opens the gate once and leaves the
- * lock promised: only one who came through the gate takes it then. Without the promise a writer
- * in a loop would have it again before the one that it woke can run, and wake it in vain each
- * time. Waiting is interrupted by signals.
+ * holds the interpreter. A thread that finds it taken joins a queue and sleeps on a gate of its
+ * own. Whoever lets go of the lock while somebody waits hands it over to the first of the queue:
+ * it is his before he has woken. Otherwise a writer in a loop would have it again each time
+ * before the one that it woke can run. Waiting is interrupted by signals.
  *
- * Relies on the interpreter's lock, and says so to a build without one: the module does not
- * declare itself free of it.
+ * Relies on the interpreter's lock; the module does not declare itself free of it.
  */
 #include "native.h"
 
 #include <pythread.h>
 #include <time.h>
 
+/* One who waits, on the stack of his thread. Read and written under the interpreter's lock. */
+typedef struct Waiting {
+    struct Waiting *next;
+    PyThread_type_lock gate; /* opened once, when the lock is his */
+    unsigned long thread;
+    int handed_over;
+} Waiting;
+
 typedef struct {
     PyObject_HEAD
     unsigned long owner; /* a thread's number; means something only while depth > 0 */
     unsigned long depth; /* how many times the owner has taken it */
-    Py_ssize_t waiting;
-    int promised; /* the gate was opened, and who comes through it takes the lock */
-    PyThread_type_lock gate;
+    Waiting *first;
+    Waiting *last;
 } OwnedLock;
 
 static PyTypeObject *lock_type;
@@ -38,7 +43,7 @@ int owned_lock_mine(PyObject *object) {
 int owned_lock_try(PyObject *object) {
     OwnedLock *self = (OwnedLock *)object;
     unsigned long me = PyThread_get_thread_ident();
-    if (self->depth > 0 ? self->owner != me : self->promised) {
+    if (self->depth > 0 && self->owner != me) {
         return 0;
     }
     self->owner = me;
@@ -52,9 +57,14 @@ int owned_lock_release(PyObject *object) {
         PyErr_SetString(PyExc_RuntimeError, "cannot release a lock that this thread does not hold");
         return -1;
     }
-    if (--self->depth == 0 && self->waiting > 0) {
-        self->promised = 1;
-        PyThread_release_lock(self->gate);
+    if (--self->depth == 0 && self->first != NULL) {
+        Waiting *next = self->first;
+        self->first = next->next;
+        self->last = self->first == NULL ? NULL : self->last;
+        self->owner = next->thread;
+        self->depth = 1;
+        next->handed_over = 1;
+        PyThread_release_lock(next->gate);
     }
     return 0;
 }
@@ -65,49 +75,75 @@ static double seconds_now(void) {
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
-/* Stop waiting. A promise that nobody is left for is taken back: the gate is open then, for one
- * who came through it would be counted as waiting until he has the lock. */
-static void give_up(OwnedLock *self) {
-    if (--self->waiting == 0 && self->promised &&
-        PyThread_acquire_lock(self->gate, NOWAIT_LOCK) == PY_LOCK_ACQUIRED) {
-        self->promised = 0;
+static void join_queue(OwnedLock *self, Waiting *waiting) {
+    if (self->last == NULL) {
+        self->first = waiting;
+    } else {
+        self->last->next = waiting;
+    }
+    self->last = waiting;
+}
+
+static void leave_queue(OwnedLock *self, const Waiting *waiting) {
+    Waiting *before = NULL;
+    for (Waiting *each = self->first; each != NULL; before = each, each = each->next) {
+        if (each == waiting) {
+            *(before == NULL ? &self->first : &before->next) = each->next;
+            self->last = self->last == each ? before : self->last;
+            return;
+        }
     }
 }
 
-/* 1 when it is held now, 0 when `deadline` came first, -1 on an error, which a signal's handler
- * may have raised. A negative deadline never comes. */
-static int take_lock(PyObject *object, double deadline) {
-    OwnedLock *self = (OwnedLock *)object;
-    if (owned_lock_try(object)) {
-        return 1;
-    }
-    self->waiting++;
-    while (1) {
+/* Sleep until the lock is handed over: 1 then, 0 when `deadline` came first, -1 on an error, which a
+ * signal's handler may have raised. A negative deadline never comes. */
+static int sleep_in_queue(Waiting *waiting, double deadline) {
+    while (!waiting->handed_over) {
         PY_TIMEOUT_T microseconds = -1;
         if (deadline >= 0) {
             double left = (deadline - seconds_now()) * 1e6;
             if (left <= 0) {
-                give_up(self);
                 return 0;
             }
             microseconds = left < 1e15 ? (PY_TIMEOUT_T)left + 1 : -1;
         }
         PyLockStatus status;
         Py_BEGIN_ALLOW_THREADS
-        status = PyThread_acquire_lock_timed(self->gate, microseconds, 1);
+        status = PyThread_acquire_lock_timed(waiting->gate, microseconds, 1);
         Py_END_ALLOW_THREADS
-        if (status == PY_LOCK_ACQUIRED) {
-            self->waiting--;
-            self->promised = 0;
-            self->owner = PyThread_get_thread_ident();
-            self->depth = 1;
-            return 1;
-        }
         if (status == PY_LOCK_INTR && Py_MakePendingCalls() < 0) {
-            give_up(self);
             return -1;
         }
     }
+    return 1;
+}
+
+/* 1 when it is held now, 0 when `deadline` came first, -1 on an error. */
+static int take_lock(PyObject *object, double deadline) {
+    if (owned_lock_try(object)) {
+        return 1;
+    }
+    OwnedLock *self = (OwnedLock *)object;
+    Waiting waiting = {.gate = PyThread_allocate_lock(), .thread = PyThread_get_thread_ident()};
+    if (waiting.gate == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "no memory for a lock");
+        return -1;
+    }
+    PyThread_acquire_lock(waiting.gate, NOWAIT_LOCK);
+    join_queue(self, &waiting);
+    int got = sleep_in_queue(&waiting, deadline);
+    if (!waiting.handed_over) {
+        leave_queue(self, &waiting);
+    } else if (got < 0) {
+        owned_lock_release(object); /* it came in the same moment as the signal */
+    } else {
+        got = 1;
+    }
+    /* It is freed unlocked. Whoever opened it is through with it: he held the interpreter. */
+    PyThread_acquire_lock(waiting.gate, NOWAIT_LOCK);
+    PyThread_release_lock(waiting.gate);
+    PyThread_free_lock(waiting.gate);
+    return got;
 }
 
 static PyObject *lock_acquire(PyObject *object, PyObject *args, PyObject *names) {
@@ -145,23 +181,14 @@ static PyObject *lock_is_owned(PyObject *object, PyObject *nothing) {
     return PyBool_FromLong(owned_lock_mine(object));
 }
 
-static int new_gate(OwnedLock *self) {
-    self->gate = PyThread_allocate_lock();
-    if (self->gate == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "no memory for a lock");
-        return -1;
-    }
-    return PyThread_acquire_lock(self->gate, NOWAIT_LOCK) == PY_LOCK_ACQUIRED ? 0 : -1;
-}
-
-/* In a forked child: nobody holds it and nobody waits. The old gate may be in use by a thread
- * that the child does not have, and is left alone. */
+/* In a forked child: nobody holds it, and those who waited are threads that the child does not
+ * have. */
 static PyObject *lock_renew(PyObject *object, PyObject *nothing) {
     (void)nothing;
     OwnedLock *self = (OwnedLock *)object;
     self->owner = self->depth = 0;
-    self->waiting = self->promised = 0;
-    return new_gate(self) < 0 ? NULL : Py_NewRef(Py_None);
+    self->first = self->last = NULL;
+    Py_RETURN_NONE;
 }
 
 static PyObject *make_lock(PyTypeObject *type, PyObject *args, PyObject *names) {
@@ -169,21 +196,11 @@ static PyObject *make_lock(PyTypeObject *type, PyObject *args, PyObject *names) 
         PyErr_SetString(PyExc_TypeError, "OwnedLock() takes no arguments");
         return NULL;
     }
-    OwnedLock *self = (OwnedLock *)type->tp_alloc(type, 0);
-    if (self != NULL && new_gate(self) < 0) {
-        Py_CLEAR(self);
-    }
-    return (PyObject *)self;
+    return type->tp_alloc(type, 0);
 }
 
 static void free_lock(PyObject *object) {
-    OwnedLock *self = (OwnedLock *)object;
     PyTypeObject *type = Py_TYPE(object);
-    if (self->gate != NULL) {
-        PyThread_acquire_lock(self->gate, NOWAIT_LOCK);
-        PyThread_release_lock(self->gate); /* it is freed unlocked */
-        PyThread_free_lock(self->gate);
-    }
     type->tp_free(object);
     Py_DECREF(type);
 }

@@ -9,8 +9,9 @@ Three locks, taken in this order and never the other way:
 Two more, taken under any of the first two and around the mutex at most: one fdatasync at
 a time (a group's, or a seal's), and one raising of the LSN ceiling.
 
-The mutex is held for microseconds and never across a system call, but for the definition
-of a table. All three know their owner, so that re-entry is refused instead of hanging.
+The mutex is held for microseconds and never across a system call, but for the definition of a
+table and for the pwrite of a single write that finds nothing in its way. All three know their
+owner, so that re-entry is refused instead of hanging.
 
 **Interrupts.** A KeyboardInterrupt can strike the main thread, which may be the one that
 leads, after any call that it makes. So nothing is kept in the leader's frame: a queued
@@ -114,6 +115,7 @@ class Log(LogTail):
                 if group.done:
                     break
             self._lead(group)
+        group.wake_next()
         if group.error is not None:
             raise group.error()
 

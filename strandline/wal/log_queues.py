@@ -65,10 +65,6 @@ class LogQueues:
     started = False
     ended = False
     """Closed: the files are somebody else's by now."""
-    leading = False
-    """Somebody leads, or was told to."""
-    draining = False
-    """The thread that writes what is queued is awake."""
     _told = False
 
     # Slots, for native/fast_put.c to find them by their offsets.
@@ -78,19 +74,26 @@ class LogQueues:
         "_wake_at",
         "claimed_lsn",
         "closed",
+        "crowd",
+        "draining",
         "failure",
         "full",
+        "gather_gate",
         "group",
+        "leading",
         "stall_at",
         "stored_lsn",
         "synced_lsn",
         "tail",
         "ticking",
+        "unsynced",
         "unsynced_bytes",
         "unsynced_since",
     )
 
-    def __init__(self, runtime: Runtime, segments: Segments, settings: LogSettings) -> None:
+    def __init__(  # noqa: PLR0915 - a log has as many fields as it has
+        self, runtime: Runtime, segments: Segments, settings: LogSettings
+    ) -> None:
         self.runtime = runtime
         self.segments = segments
         self.uuid = settings.uuid
@@ -108,6 +111,10 @@ class LogQueues:
         self.closed: deque[Group] = deque()
         self.unsynced: deque[Group] = deque()
         """Written groups that somebody waits for to be synced."""
+        self.leading = False
+        """Somebody leads, or was told to."""
+        self.draining = False
+        """The thread that writes what is queued is awake."""
         self.ticking = False
         """The housekeeping is awake."""
         self.crowd = 0
@@ -186,7 +193,7 @@ class LogQueues:
             group.done = True
             self.stats.grouped(group.closed_lsn - group.first_lsn + 1)
             self.crowd = max(len(group.waiters) + 1, self.crowd - 1)
-            group.wake_all()
+            group.wake_next()
             unsynced.popleft()
 
     def finish_commit(self) -> None:

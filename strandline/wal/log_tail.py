@@ -229,6 +229,8 @@ class LogTail(LogQueues):
 
     def _write_failed(self, error: OSError) -> NoReturn:
         """Refuse what is queued for want of room, or fail for good."""
+        if error.errno is None:
+            raise error  # no system call's: a signal handler raised it, and the disk is sound
         if error.errno not in OUT_OF_ROOM:
             self.failure = self.failure or error
             self._fail(f"{self.tail[0].path}: write at {self.tail[1]} failed: {error}")

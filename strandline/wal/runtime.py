@@ -98,10 +98,7 @@ class SystemRuntime:
         self.sleep = time.sleep
         self.random_bytes = os.urandom
         self.random = random.random
-
-    def lock(self) -> Lock:
-        """Make a lock that any thread may release."""
-        return threading.Lock()
+        self.lock: Callable[[], Lock] = threading.Lock
 
     def owned_lock(self) -> OwnedLock:
         """Make a lock that knows its owner."""
