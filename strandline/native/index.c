@@ -230,7 +230,7 @@ static PyObject *replay(PyObject *module, PyObject *const *args, Py_ssize_t narg
         if (plain < 0) {
             return NULL;
         }
-        if (!plain) {
+        if (!plain || first > UINT64_MAX - count) {
             break;
         }
         take_array(&cursor, &length);
@@ -300,6 +300,12 @@ static PyObject *raw_items(PyObject *module, PyObject *const *args, Py_ssize_t n
         Py_XDECREF(values);
         return NULL;
     }
+    if (count != (is_dict ? PyDict_GET_SIZE(items) : PySequence_Fast_GET_SIZE(items))) {
+        /* Making the lists called the collector, and a finalizer changed the caller's. */
+        Py_DECREF(keys);
+        Py_DECREF(values);
+        Py_RETURN_NONE;
+    }
     for (Py_ssize_t i = 0; i < count; i++) {
         int found = is_dict ? PyDict_Next(items, &position, &key, &value)
                             : pair_of(PySequence_Fast_GET_ITEM(items, i), &key, &value);
@@ -335,6 +341,7 @@ static PyObject *make_batch(PyObject *module, PyObject *const *args, Py_ssize_t 
         goto failed;
     }
     for (Py_ssize_t i = 0; i < count; i++) {
+        /* The lists are the write's own: nobody changes them while entries are made. */
         PyObject *key = PyList_GET_ITEM(keys, i), *value = PyList_GET_ITEM(values, i);
         PyObject *entry = new_entry(lsn + (uint64_t)i, value);
         if (entry == NULL || PyDict_SetItem(fresh, key, entry) < 0) {
@@ -385,11 +392,12 @@ static PyObject *install(PyObject *module, PyObject *const *args, Py_ssize_t nar
             PyErr_SetString(PyExc_TypeError, "expected a dict of bytes to entries");
             return NULL;
         }
+        Py_ssize_t before = PyDict_GET_SIZE(entries);
         PyObject *old = PyDict_SetDefault(entries, key, entry);
         if (old == NULL) {
             return NULL;
         }
-        if (old == entry) {
+        if (PyDict_GET_SIZE(entries) != before) {
             grown += (int64_t)entry_bytes + (int64_t)PyBytes_GET_SIZE(key) + value_bytes(entry);
         } else if (lsn_of(old, &old_lsn) && old_lsn < lsn) {
             grown += value_bytes(entry) - value_bytes(old);

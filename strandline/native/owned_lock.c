@@ -97,7 +97,7 @@ static void leave_queue(OwnedLock *self, const Waiting *waiting) {
 
 /* Sleep until the lock is handed over: 1 then, 0 when `deadline` came first, -1 on an error, which a
  * signal's handler may have raised. A negative deadline never comes. */
-static int sleep_in_queue(Waiting *waiting, double deadline) {
+static int sleep_in_queue(OwnedLock *self, Waiting *waiting, double deadline) {
     while (!waiting->handed_over) {
         PY_TIMEOUT_T microseconds = -1;
         if (deadline >= 0) {
@@ -111,8 +111,21 @@ static int sleep_in_queue(Waiting *waiting, double deadline) {
         Py_BEGIN_ALLOW_THREADS
         status = PyThread_acquire_lock_timed(waiting->gate, microseconds, 1);
         Py_END_ALLOW_THREADS
-        if (status == PY_LOCK_INTR && Py_MakePendingCalls() < 0) {
-            return -1;
+        if (status == PY_LOCK_INTR && !waiting->handed_over) {
+            /* Not in the queue while handlers run: the lock would be handed to one who cannot use
+             * it, and a handler that wants it would wait for its own thread. */
+            leave_queue(self, waiting);
+            if (Py_MakePendingCalls() < 0) {
+                return -1;
+            }
+            if (self->depth == 0) {
+                self->owner = waiting->thread;
+                self->depth = 1;
+                return 1;
+            }
+            waiting->next = self->first; /* it keeps its turn */
+            self->first = waiting;
+            self->last = self->last == NULL ? waiting : self->last;
         }
     }
     return 1;
@@ -131,13 +144,11 @@ static int take_lock(PyObject *object, double deadline) {
     }
     PyThread_acquire_lock(waiting.gate, NOWAIT_LOCK);
     join_queue(self, &waiting);
-    int got = sleep_in_queue(&waiting, deadline);
-    if (!waiting.handed_over) {
-        leave_queue(self, &waiting);
-    } else if (got < 0) {
-        owned_lock_release(object); /* it came in the same moment as the signal */
-    } else {
+    int got = sleep_in_queue(self, &waiting, deadline);
+    if (waiting.handed_over) {
         got = 1;
+    } else {
+        leave_queue(self, &waiting);
     }
     /* It is freed unlocked. Whoever opened it is through with it: he held the interpreter. */
     PyThread_acquire_lock(waiting.gate, NOWAIT_LOCK);

@@ -185,7 +185,8 @@ class SegmentReader:
             _, header, _ = frame
             # No frame can know that it is on disk itself: such a claim is not believed.
             claimed = header.synced_lsn if header.synced_lsn < header.first_lsn else 0
-            yield Stride(self.offset + self._at, self.lsn, claimed)
+            at = self._at if self.seal is None else 0  # behind the seal nothing comes
+            yield Stride(self.offset + at, self.lsn, claimed)
 
     def batches(self) -> Iterator[tuple[int, Batch]]:
         """Yield the data frames that iterating would yield, and where the reading is then."""

@@ -146,7 +146,8 @@ class Cycles:
                 step.apply(model)
                 if number == acknowledged:  # it was on its way and may not have happened
                     model.unlogged_since = unlogged + model.unlogged_since
-                elif step.survives:
+                elif step.survives and (step.covers_all or model.lsn > before.lsn):
+                    # One that found nothing to do says nothing of the weaker ones before it.
                     promised = model.lsn
                 if kept is None and model.lsn > recovered:
                     assert before.lsn == recovered, f"step {number}, {step}, was recovered in half"

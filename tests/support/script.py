@@ -61,6 +61,8 @@ class Step:
     do: Callable[[Store], Any]
     apply: Callable[[Model], None]
     counter: bytes | None = None
+    covers_all: bool = False
+    """Whether it promises all that was acknowledged before it, though it writes nothing."""
 
     @property
     def survives(self) -> bool:
@@ -282,11 +284,11 @@ def _flush(_choose: random.Random, _number: int) -> Step:
     def apply(model: Model) -> None:
         model.begin_unlogged()
 
-    return Step("flush", Durability.SYNC, do, apply)
+    return Step("flush", Durability.SYNC, do, apply, covers_all=True)
 
 
 def _sync(_choose: random.Random, _number: int) -> Step:
-    return Step("sync", Durability.SYNC, lambda db: db.sync(), lambda _: None)
+    return Step("sync", Durability.SYNC, lambda db: db.sync(), lambda _: None, covers_all=True)
 
 
 class StepsOfOneThread:
