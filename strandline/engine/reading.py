@@ -113,9 +113,14 @@ def scan_at_once(
         return None
     bound = stored[-1][0] if len(stored) == size else None
     with log.mutex:
+        log.settle()
         view = state.view
-        if index.read_view is not read_view or view.reads_store is not reads_store:
-            return None  # a checkpoint or a clear came between
+        if (
+            state.gate is not None
+            or index.read_view is not read_view
+            or view.reads_store is not reads_store
+        ):
+            return None  # a checkpoint, a clear or the end came between
         if log.closed or log.unsynced or log.group.sync or log.group.buffered:
             _, wait = cut_point(engine)
             if wait is not None:

@@ -45,7 +45,7 @@ class SortedKeys:
         new = len(self._entries) - self._known
         if new:
             fresh = list(islice(reversed(self._entries), new))
-            self._pending.append(fresh)
+            self._pending += (fresh,)  # no interrupt can strike between these two
             self._known += new
 
     def at_once(self) -> Runs | None:

@@ -28,6 +28,7 @@ enum {
 };
 
 static const uint64_t MAX_PAYLOAD = ((uint64_t)1 << 31) - 1;
+static const uint64_t LSN_LIMIT = (uint64_t)1 << 63;
 
 /* ---- msgpack, as much of it as operations need */
 
@@ -221,7 +222,9 @@ static uint64_t ordinary_frame(const Window *window) {
         get_u64(head + SALT_AT) != window->salt || get_u32(head + EPOCH_AT) != window->epoch) {
         return 0;
     }
-    if (head[TYPE_AT] != TYPE_DATA || get_u32(head + COUNT_AT) == 0 ||
+    uint64_t count = get_u32(head + COUNT_AT);
+    if (head[TYPE_AT] != TYPE_DATA || count == 0 || window->lsn >= LSN_LIMIT ||
+        count > LSN_LIMIT - window->lsn ||
         (head[RESERVED_AT] | head[RESERVED_AT + 1]) != 0) {
         return 0;
     }
@@ -254,9 +257,6 @@ static int parse_window(PyObject *const *args, Py_ssize_t nargs, Window *window)
     return 0;
 }
 
-/* No writer comes near it; above, adding a count could overflow. */
-static const uint64_t LSN_LIMIT = (uint64_t)1 << 63;
-
 PyDoc_STRVAR(skim_doc,
 "skim(data, at, segment_id, salt, epoch, lsn)\n"
 "--\n\n"
@@ -270,7 +270,7 @@ static PyObject *skim(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     }
     uint64_t end, frames = 0, claimed = 0;
     Py_BEGIN_ALLOW_THREADS /* the bytes cannot change, and the caller holds them */
-    while (window.lsn < LSN_LIMIT && (end = ordinary_frame(&window)) != 0) {
+    while ((end = ordinary_frame(&window)) != 0) {
         uint64_t synced = get_u64(window.data + window.at + SYNCED_LSN_AT);
         /* No frame can know that it is on disk itself: such a claim is not believed. */
         if (claimed < synced && synced < window.lsn) {
@@ -300,7 +300,7 @@ static PyObject *split(PyObject *module, PyObject *const *args, Py_ssize_t nargs
         return NULL;
     }
     uint64_t end;
-    while (window.lsn < LSN_LIMIT && (end = ordinary_frame(&window)) != 0) {
+    while ((end = ordinary_frame(&window)) != 0) {
         uint64_t body = window.at + HEADER_BYTES;
         PyObject *frame = Py_BuildValue(
             "KIy#", (unsigned long long)window.lsn,

@@ -342,20 +342,21 @@ static int merge_sources(Source *sources, int count, PyObject *bound, uint64_t v
         int failed = 0;
         for (int i = 0; i < count && !failed; i++) {
             Source *source = &sources[i];
-            if (source->at == source->end || compare_keys(key_at(source, source->at), next) != 0) {
-                continue;
-            }
-            if (source->entries == NULL) {
-                row = value == NULL ? PyList_GET_ITEM(source->rows, source->at) : NULL;
-            } else {
-                PyObject *entry = take_entry(source, &failed);
-                if (value == NULL && (value = seen(entry, version)) != NULL) {
-                    shown = entry;
+            /* All of them, should a run ever hold a key twice. */
+            while (!failed && source->at != source->end &&
+                   compare_keys(key_at(source, source->at), next) == 0) {
+                if (source->entries == NULL) {
+                    row = value == NULL ? PyList_GET_ITEM(source->rows, source->at) : NULL;
                 } else {
-                    Py_XDECREF(entry);
+                    PyObject *entry = take_entry(source, &failed);
+                    if (value == NULL && (value = seen(entry, version)) != NULL) {
+                        shown = entry;
+                    } else {
+                        Py_XDECREF(entry);
+                    }
                 }
+                source->at += source->step;
             }
-            source->at += source->step;
         }
         *stopped = next;
         if (!failed && row != NULL) {

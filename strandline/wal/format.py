@@ -35,6 +35,8 @@ SEGMENT_HEADER_BYTES: Final = 4096
 SEGMENT_SUFFIX: Final = ".wal"
 ALIGNMENT: Final = 8
 MAX_PAYLOAD_BYTES: Final = (1 << 31) - 1
+LSN_LIMIT: Final = 1 << 63
+"""LSNs are below it: no writer comes near, so that adding to one never overflows anywhere."""
 
 TYPE_DATA: Final = 0x01
 TYPE_SEAL: Final = 0x02
@@ -167,6 +169,8 @@ def decode_segment_header(block: bytes) -> SegmentHeader | None:
         return None
     (_, version, _, uuid, segment_id, salt, epoch, checksum_id, *rest) = _SEGMENT.unpack_from(block)
     first_lsn, allocated, previous_id, previous_bytes, previous_last_lsn, created_ns = rest
+    if first_lsn >= LSN_LIMIT:
+        return None
     return SegmentHeader(
         uuid=uuid,
         segment_id=segment_id,

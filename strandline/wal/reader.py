@@ -33,6 +33,7 @@ from strandline.wal.format import (
     ALIGNMENT,
     FLAG_CLEAN,
     FRAME_HEADER_BYTES,
+    LSN_LIMIT,
     MAX_PAYLOAD_BYTES,
     SEGMENT_HEADER_BYTES,
     SKIPPABLE,
@@ -217,7 +218,12 @@ class SegmentReader:
             return self._stop()
         check, payload_crc, length, count, first, _, _, _, of_id, of_salt, of_epoch = raw[:11]
         head = self._data[self._at + _CRC_BYTES : self._at + FRAME_HEADER_BYTES]
-        if check != crc32c(head) or first != self.lsn or (of_id, of_salt, of_epoch) != self.stamp:
+        if (
+            check != crc32c(head)
+            or first != self.lsn
+            or first + count > LSN_LIMIT
+            or (of_id, of_salt, of_epoch) != self.stamp
+        ):
             return self._stop()
         end = self._at + FRAME_HEADER_BYTES + length
         if end > len(self._data):
@@ -266,7 +272,10 @@ class SegmentReader:
         """Read on from `offset`: `need` bytes that were checked to be in the file, or more."""
         length = self._window_bytes
         self._window_bytes = WINDOW_BYTES
-        wanted = min(max(length, need + _BEHIND_LARGE_FRAME), max(0, self.size - offset))
+        # A multiple of the alignment, so that a frame that ends in it ends with its padding: the
+        # seal's digest covers that too.
+        wanted = max(length, aligned(need) + _BEHIND_LARGE_FRAME)
+        wanted = min(wanted, max(0, self.size - offset))
         return read_fully(self.file, wanted, offset)
 
     def _take_seal(self, found: FoundSeal, digest: bytes) -> None:
@@ -322,10 +331,9 @@ class SegmentReader:
                 f"{computed:#010x}",
                 last,
             )
-        if header.first_lsn != self.lsn:
-            return self._damage(
-                DamageKind.LSN_ORDER, f"LSN {self.lsn}", f"LSN {header.first_lsn}", last
-            )
+        if header.first_lsn != self.lsn or last >= LSN_LIMIT:
+            expected = f"LSN {self.lsn}" if last < LSN_LIMIT else f"LSNs below {LSN_LIMIT}"
+            return self._damage(DamageKind.LSN_ORDER, expected, f"LSN {header.first_lsn}", last)
         kind, expected, found = contradiction(header, payload) or (
             DamageKind.MALFORMED,
             "bytes that stay the same",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import strandline
 from strandline import (
     ABSENT,
     Durability,
@@ -17,6 +19,9 @@ from strandline import (
     Store,
     StoreClosedError,
 )
+from strandline.engine.index import Index
+from strandline.engine.layer import Entry
+from strandline.engine.table_state import TableState
 from tests.api.stores import TINY, open_small, refused
 
 
@@ -302,3 +307,28 @@ def test_codecs_keep_the_order_of_keys(db: Store) -> None:
         assert ["é"] == [text for text, _ in words.scan(prefix="é")]
         if not flush:
             db.flush()
+
+
+def test_a_scan_after_an_interrupt_sees_whole_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A KeyboardInterrupt in the middle of publishing a batch shows no scan half of it.
+
+    Short scans take no snapshot, and looked at the layers before what the interrupt had left
+    undone was done. Guard: `log.settle` in `scan_at_once`.
+    """
+    published = Index.install
+    calls = itertools.count(1)
+
+    def interrupted(self: Index, state: TableState, key: bytes, entry: Entry) -> None:
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        published(self, state, key, entry)
+
+    with strandline.open(tmp_path / "store") as db, db.snapshot():
+        monkeypatch.setattr(Index, "install", interrupted)
+        batch = {b"k%d" % n: b"v" for n in range(6)}
+        with pytest.raises(KeyboardInterrupt):
+            db.put_many(batch, durability=strandline.Durability.ASYNC)
+        monkeypatch.undo()
+        assert batch == dict(db.scan())

@@ -349,8 +349,8 @@ def test_each_field_of_a_header_is_compared() -> None:
 
 
 def test_lsns_that_leave_no_room_are_left_to_python() -> None:
-    """From 2**63 on a count could overflow: no frame is taken in C."""
-    for lsn, taken in (((1 << 63) - 1, 1), (1 << 63, 0), (U64, 0)):
+    """LSNs are below 2**63: a frame that goes beyond is not taken in C."""
+    for lsn, taken in (((1 << 63) - U32, 1), ((1 << 63) - U32 + 1, 0), (1 << 63, 0), (U64, 0)):
         frame = fmt.encode_frame(TYPE_DATA, b"", U32, lsn, 0, 0, 0, 1, 2, 3)
         expected = (72, lsn + U32, 1, 0) if taken else (0, lsn, 0, 0)
         assert expected == native.skim(frame, 0, 1, 2, 3, lsn)

@@ -375,3 +375,17 @@ def test_wrong_arguments_are_type_errors(call: Callable[[], Any]) -> None:
     """What is not of the expected type is named as such, and nothing worse happens."""
     with pytest.raises(TypeError):
         call()
+
+
+def test_a_key_that_is_noted_twice_is_one_row() -> None:
+    """Runs that hold a key twice, in one run or in two, give one row for it.
+
+    An interrupt could have a layer's keys noted twice, and every scan of it then gave every row
+    twice, for as long as the layer lived.
+    """
+    entries: dict[bytes, Any] = {b"a": (1, b"v", None), b"b": (2, b"w", None)}
+    run = [b"a", b"b"]
+    expected = ([(b"a", b"v"), (b"b", b"w")], None)
+    for runs in ((run, run), ([b"a", b"a", b"b", b"b"],)):
+        for merge in (native.merge_chunk, python_merge_chunk):
+            assert expected == merge([], None, [(entries, runs)], 9, None, None, 10, False)

@@ -10,6 +10,7 @@ from strandline.wal.checksum import crc32c
 from strandline.wal.damage import Damage, DamageKind
 from strandline.wal.format import (
     FRAME_HEADER_BYTES,
+    LSN_LIMIT,
     SEGMENT_HEADER_BYTES,
     TYPE_SEAL,
     TYPE_SYNC_MARK,
@@ -349,3 +350,19 @@ def test_a_damage_says_what_where_expected_and_found() -> None:
         f"{log.path(1)}: offset {segment.frames[1].offset}, LSN 2: lsn-order: "
         "expected LSN 2, found LSN 7"
     ) == str(damage_of(reader))
+
+
+def test_lsns_at_the_end_of_their_range_are_no_frames() -> None:
+    """A frame whose LSNs reach 2^63 is damage: adding to one more could overflow somewhere."""
+    builder = LogBuilder(next_lsn=LSN_LIMIT - 2)
+    segment = builder.open()
+    builder.data(1)
+    builder.data(2)
+    file = builder.on_disk().open(builder.path(1), "r")
+    for way in (SegmentReader.__iter__, SegmentReader.strides, SegmentReader.batches):
+        reader = SegmentReader(file, stamp_of(segment.header), lsn=segment.header.first_lsn)
+        for _ in way(reader):
+            pass
+        assert reader.frames == 1
+        assert reader.damage is not None
+        assert DamageKind.LSN_ORDER is reader.damage.kind
