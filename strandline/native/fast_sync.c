@@ -192,7 +192,10 @@ static int note_synced(const FastPut *self, Write *write, Waiter *waiter, Place 
 /* Under append lock and mutex: 1 when the frame is written, 0 to join a group, -1 on an error. */
 static int append_alone(const FastPut *self, Write *write, Waiter *waiter, Place *place,
                         PyObject *opened, PyObject *due) {
-    if (slot(self->the_log, &self->log, LOG_LEADING) != Py_False ||
+    int64_t crowd;
+    /* A leader who expects others gathers them first: one frame for all. */
+    if (!slot_i64(self->the_log, &self->log, LOG_CROWD, &crowd) || crowd > 1 ||
+        slot(self->the_log, &self->log, LOG_LEADING) != Py_False ||
         PySequence_Size(slot(self->the_log, &self->log, LOG_UNSYNCED)) != 0 ||
         !find_place(self, write, place) ||
         !PyList_CheckExact(slot(place->group, &self->group, GROUP_SYNC))) {
