@@ -9,7 +9,7 @@ NATIVE := $(VENV)/.native
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-python lint bench bench-micro soak clean
+.PHONY: help demo test test-python lint bench bench-micro soak fuzz clean
 
 help:
 	@echo "make demo    see the store survive what it promises to survive"
@@ -19,6 +19,7 @@ help:
 	@echo "make bench   strandline beside RocksDB, LevelDB, LMDB, SQLite and diskcache"
 	@echo "make bench-micro   the core operations, one by one"
 	@echo "make soak    2000 crash cycles; takes long"
+	@echo "make fuzz    every fuzz target for FUZZ_SECONDS (60)"
 	@echo "make clean   remove the environment and everything that the targets made"
 
 demo: $(NATIVE)
@@ -44,6 +45,17 @@ bench-micro: $(NATIVE)
 
 soak: $(NATIVE)
 	$(BIN)/python -m tests.soak --cycles 2000
+
+FUZZ_SECONDS ?= 60
+FUZZED := $(VENV)/fuzzed
+
+fuzz: $(NATIVE)
+	$(PIP) install --quiet --constraint constraints.txt atheris
+	for target in frames payloads records identity; do \
+		mkdir -p $(FUZZED)/$$target; \
+		$(BIN)/python -m fuzz.$$target -max_total_time=$(FUZZ_SECONDS) \
+			-artifact_prefix=$(FUZZED)/ $(FUZZED)/$$target fuzz/corpus/$$target || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) build dist strandline/native/*.so .benchmarks .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

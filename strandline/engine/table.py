@@ -21,6 +21,7 @@ from strandline.engine.reading import count_entries, decoded, get_many, iterate,
 from strandline.engine.scan import bounds_of
 from strandline.engine.snapshots import SnapshotState
 from strandline.engine.table_state import TableState
+from strandline.engine.updates import KEEP
 from strandline.engine.validation import (
     check_bound,
     check_count,
@@ -30,7 +31,7 @@ from strandline.engine.validation import (
     check_value,
     parse_counter,
 )
-from strandline.engine.write_path import KEEP, WritePath
+from strandline.engine.write_path import WritePath
 from strandline.errors import InvalidRequestError, InvalidTypeError
 from strandline.native import native
 from strandline.options import Durability
