@@ -12,7 +12,7 @@ from strandline.engine.layer import Layer
 from strandline.engine.records import Items, encode_slice
 from strandline.native import native
 
-_GATHERED: Final = 32768
+_GATHERED: Final = 16384
 _SLICE: Final = 256
 """What is encoded is written while it is still in the processor's cache."""
 _SLICE_IN_PYTHON: Final = 2048
@@ -25,14 +25,14 @@ def rows_of(layer: Layer, table_id: int, pause: Callable[[], None]) -> Iterator[
     """Yield the entries of a layer that no longer changes.
 
     `pause` is called between slices, for a background thread to step aside; in C that is
-    not needed, for there the interpreter is let go of at every put.
+    not needed, for the interpreter is let go of while keys are sorted and at every put.
     """
     if native is None:
         yield from _rows_in_python(layer, table_id, pause)
         return
     sorter = native.Sorter()
     while sorter.gather(layer.entries, _GATHERED):
-        pause()
+        pass  # half a millisecond each; threads that wait have their turn in between
     sorter.sort()
     while True:
         items, gone = sorter.encode(table_id, _SLICE)
