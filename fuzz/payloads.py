@@ -31,8 +31,10 @@ def decoded(first_lsn: int, payload: bytes, count: int) -> dict[int, dict[bytes,
         return None  # nothing that a replay looks at, and nothing that was ever written
     for operation in operations:
         plain = operation.op in (PUT, DELETE) and operation.table_id in tables
-        if not plain or operation.key is None or (operation.value is None) != (
-            operation.op == DELETE
+        if (
+            not plain
+            or operation.key is None
+            or (operation.value is None) != (operation.op == DELETE)
         ):
             return None
         tables[operation.table_id][operation.key] = (operation.lsn, operation.value, None)

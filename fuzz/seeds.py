@@ -23,7 +23,7 @@ from strandline.wal.identity import Identity, encode_identity
 
 FOLDER = Path(__file__).parent / "corpus"
 
-PAYLOADS = [
+PAYLOADS: list[list[object]] = [
     [None, tag_of(1, PUT), b"key", b"value"],
     [None, tag_of(1, PUT), b"a", b"1", tag_of(2, DELETE), b"b", None],
     [[0, 2], tag_of(1, PUT), b"a", bytes(300), tag_of(1, PUT), b"a", b"2"],

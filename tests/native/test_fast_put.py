@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from strandline import Durability, InvalidRequestError
-from strandline.engine import write_path
+from strandline.engine import short_way
 from strandline.native import native
 from strandline.wal.log_queues import NEVER, LogQueues
 from tests.native.short_way import ASYNC, BUFFERED, assert_free, calmed, short
@@ -148,7 +148,7 @@ OBSTACLES: dict[str, tuple[list[Durability], Obstacle]] = {
 def test_it_gives_way(rig: Rig, reason: str, level: Durability, deletes: bool) -> None:
     """With something in the way it gives None, and nothing at all has changed."""
     db = calmed(rig, level)
-    key, value = b"x" * 30, write_path._GONE if deletes else b"y" * 30
+    key, value = b"x" * 30, short_way.GONE if deletes else b"y" * 30
     with pytest.MonkeyPatch.context() as patch:
         kept = OBSTACLES[reason][1](rig, patch)
         before, counts = picture(rig), (sys.getrefcount(key), sys.getrefcount(value))
