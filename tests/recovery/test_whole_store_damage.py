@@ -360,6 +360,6 @@ def test_everything(variant: Variant, kind: str) -> None:
     """Every byte of the log and of the small files, and every eighth of LMDB's."""
     opened, refused = damage_log(variant, kind, None)
     assert opened
-    assert refused
+    assert refused or variant.name == "closed"  # there LMDB has all that the log says
     damage_rest(variant, kind, None)
     damage_lmdb(variant, kind, len(places(variant.path, "store/data.mdb")) // 8)
