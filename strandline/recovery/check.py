@@ -29,8 +29,9 @@ import lmdb
 from strandline.engine import catalog, data_file, probe
 from strandline.engine.catalog import Metadata
 from strandline.errors import CorruptionError, ForeignStoreError
-from strandline.recovery.check_log import RESTORE, check_log, first_header, restless
+from strandline.recovery.check_log import check_log, first_header, restless
 from strandline.recovery.check_report import (
+    RESTORE,
     CheckProgress,
     CheckReport,
     CheckVerdict,

@@ -1,56 +1,47 @@
 """Checking the log: judged as an opening would judge it, and then told in full.
 
-An opening stops at the first damage. Here a damaged log is surveyed a second time as a
+An opening stops at the first damage. Here a damaged log is judged a second time as a
 salvage would, so that everything that is wrong shows. What the frames above the watermark
-say is decoded too, for a replay would have to.
+say can be decoded too, for a replay would have to.
 
-Beside a writer, segments are given back between two looks. What is missing then lies at or
-below a watermark that is read afterwards, and is no longer missed. Anything else counts
-only where two surveys in a row find the same.
+Beside a writer a log has a horizon: the end of its frames at the moment when the look
+begins. All up to there was written before, so the writer cannot be in the middle of it;
+what lies behind is not looked at. Segments can be given back during a look, but only such
+as lie at or below a watermark that is read afterwards: what is missing there is not
+missed. Anything else counts only where two looks in a row find the same.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from itertools import chain
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from strandline.engine.catalog import Metadata
-from strandline.engine.operations import (
-    CREATE,
-    DROP,
-    VOID,
-    Operation,
-    PayloadError,
-    commit_sizes,
-    decode_items,
-    decode_operations,
-)
 from strandline.errors import ForeignStoreError, LogCorruptionError, LogGapError, StrandlineError
+from strandline.options import RecoveryMode
+from strandline.recovery.check_operations import read_operations
 from strandline.recovery.check_report import (
+    RESTORE,
     CheckProgress,
     CheckVerdict,
     Finding,
     LogFacts,
     OnCheckProgress,
     Phase,
-    finding_from,
+    refusal,
 )
 from strandline.recovery.report import RecoveryProgress, TornTail
-from strandline.recovery.survey import Survey, survey
+from strandline.recovery.segment_scan import SegmentScan, scan_segment
+from strandline.recovery.survey import Survey, conclude, list_segments, scan_log
 from strandline.wal.damage import GAPS, Damage
 from strandline.wal.disk import Disk
-from strandline.wal.format import SegmentHeader, segment_id_of
+from strandline.wal.format import SEGMENT_HEADER_BYTES, SegmentHeader, segment_id_of
 from strandline.wal.reader import read_segment_header
-
-RESTORE: Final = "restore the store from a backup"
 
 _ATTEMPTS: Final = 5
 """How often a log is surveyed while a writer changes it."""
-
-_ANY_LSN: Final = 1 << 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +51,10 @@ class LogCheck:
     facts: LogFacts | None
     findings: list[Finding]
     survey: Survey | None
-    lost_lsn: int = _ANY_LSN
-    """The highest LSN that the findings are about; 0 where they are about none."""
+    scans: list[SegmentScan] = field(default_factory=list)
+    """What lies in each segment, and the places of missing ones."""
+    watermark_lsn: int = 0
+    """What the log was judged by."""
 
 
 def first_header(disk: Disk, log_dir: str) -> SegmentHeader | None:
@@ -90,17 +83,23 @@ def check_log(
     read_metadata: Callable[[], Metadata | None],
     has_writer: Callable[[], bool],
     progress: OnCheckProgress | None,
+    paths: dict[int, str] | None = None,
+    operations: bool = True,
 ) -> LogCheck:
     """Check the log of the store `uuid`; raises OSError where it cannot be read.
 
     `read_metadata` gives what LMDB says at this moment, None where it cannot be read;
-    then the log is judged by what its first segment says of LMDB.
+    then the log is judged by what its first segment says of LMDB. `paths` gives the
+    segments where not those of the directory are meant. With `operations` it is decoded
+    what a replay would have to.
     """
     before: list[Finding] = []
-    for attempt in range(_ATTEMPTS):
+    for _ in range(_ATTEMPTS):
         metadata = read_metadata()
+        live = has_writer()
+        looking = _Look(disk, log_dir, uuid, paths, progress, live=live, operations=operations)
         try:
-            result = _check_once(disk, log_dir, uuid, metadata, progress)
+            result = looking.check(metadata)
         except FileNotFoundError:
             # Given back after its name had been read.
             if not has_writer():
@@ -109,69 +108,152 @@ def check_log(
         serious = [each for each in result.findings if each.verdict is not CheckVerdict.TORN_TAIL]
         if not serious or not has_writer():
             return result
-        again = [each for each in serious if each in before]
         newest = read_metadata()
-        given_back = newest is not None and result.lost_lsn <= newest.watermark.lsn
-        if again or (attempt and given_back):
+        watermark = newest.watermark.lsn if newest is not None else 0
+        serious = [each for each in serious if not _given_back(disk, each, result, watermark)]
+        again = [each for each in serious if each in before]
+        if again or not serious:
             return replace(result, findings=again)
         before = serious
     return LogCheck(None, [restless(log_dir)], None)
 
 
-def _check_once(
-    disk: Disk,
-    log_dir: str,
-    uuid: bytes,
-    metadata: Metadata | None,
-    progress: OnCheckProgress | None,
-) -> LogCheck:
-    if metadata is not None:
-        watermark = metadata.watermark.lsn
-    else:
-        header = first_header(disk, log_dir)
-        watermark = header.previous_last_lsn if header else 0
+def _given_back(disk: Disk, finding: Finding, result: LogCheck, watermark: int) -> bool:
+    """Tell whether a finding is about a segment that was given back while it was read.
 
-    def look(mode: str) -> Survey:
-        return survey(
-            disk,
-            log_dir,
-            uuid=uuid,
-            watermark_lsn=watermark,
-            mode="salvage" if mode == "salvage" else "tolerate-torn-tail",
-            progress=_teller(progress, "log"),
+    Its file is gone then, or has another header, and all that it held is in LMDB.
+    """
+    scan = next((scan for scan in result.scans if scan.path == finding.path), None)
+    if scan is None or scan.header is None:
+        # A segment that was no longer there, or already named anew.
+        return finding.lsn is not None and finding.lsn <= watermark
+    if max(run.last_lsn for run in scan.runs) > watermark:
+        return False
+    if disk.kind(scan.path) != "file":
+        return True
+    try:
+        return _header_of(disk, scan.path) != scan.header
+    except FileNotFoundError:
+        return True
+
+
+def _header_of(disk: Disk, path: str) -> SegmentHeader | None:
+    file = disk.open(path, "r")
+    try:
+        return read_segment_header(file)
+    finally:
+        file.close()
+
+
+class _Look:
+    """One look at a log."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        log_dir: str,
+        uuid: bytes,
+        paths: dict[int, str] | None,
+        progress: OnCheckProgress | None,
+        *,
+        live: bool,
+        operations: bool,
+    ) -> None:
+        self.disk = disk
+        self.log_dir = log_dir
+        self.uuid = uuid
+        self.paths = paths
+        self.progress = progress
+        self.live = live
+        self.operations = operations
+
+    def check(self, metadata: Metadata | None) -> LogCheck:
+        """Scan and judge."""
+        try:
+            paths = self.paths or list_segments(self.disk, self.log_dir)
+        except StrandlineError as missing:
+            return LogCheck(None, [refusal(CheckVerdict.STORE_DAMAGE, self.log_dir, missing)], None)
+        ends: dict[int, int] = {}
+        if self.live:
+            paths, ends = self._horizon(paths)
+        teller = _teller(self.progress, "log")
+        scans = scan_log(self.disk, paths, uuid=self.uuid, ends=ends, progress=teller)
+        watermark = metadata.watermark.lsn if metadata else _watermark_said(scans)
+        return replace(
+            self._judge(scans, watermark, metadata), scans=scans, watermark_lsn=watermark
         )
 
-    error: StrandlineError | None = None
-    try:
+    def _horizon(self, paths: dict[int, str]) -> tuple[dict[int, str], dict[int, int]]:
+        """Return the segments that a writer has begun, and up to where the last is written."""
+        foreign: set[int] = set()
+        for segment_id in reversed(paths):
+            path = paths[segment_id]
+            scan = scan_segment(self.disk, path, segment_id, uuid=self.uuid, next_lsn=1)
+            if scan.foreign is not None:
+                foreign.add(segment_id)
+            if scan.header is None:
+                continue
+            ends = {segment_id: scan.end}
+            begun = {i: path for i, path in paths.items() if i <= segment_id or i in foreign}
+            if scan.seal is not None and segment_id + 1 in paths:
+                # A sealed segment has a successor. Of that not even the first frame is read.
+                begun[segment_id + 1] = paths[segment_id + 1]
+                ends[segment_id + 1] = SEGMENT_HEADER_BYTES
+            return begun, ends
+        return paths, {}
+
+    def _judge(
+        self, scans: list[SegmentScan], watermark: int, metadata: Metadata | None
+    ) -> LogCheck:
+        def judged(mode: RecoveryMode) -> Survey:
+            return conclude(
+                self.disk,
+                self.log_dir,
+                scans,
+                uuid=self.uuid,
+                watermark_lsn=watermark,
+                mode=mode,
+            )
+
+        log_dir = self.log_dir
+        error: StrandlineError | None = None
         try:
-            found = look("as an opening would")
-        except (LogCorruptionError, LogGapError) as damage:
-            error = damage
-            found = look("salvage")
-    except ForeignStoreError as foreign:
-        return LogCheck(None, [_refusal(CheckVerdict.FOREIGN, log_dir, foreign)], None)
-    except StrandlineError as misfit:
-        findings = [_refusal(CheckVerdict.STORE_DAMAGE, log_dir, misfit)]
-        if error is not None:
-            findings.insert(0, _refusal(_verdict_of(error), log_dir, error))
-        return LogCheck(None, findings, None)
-    findings = _findings(found, error)
-    lost = max((last for _, last in found.given_up), default=0)
-    to_replay, wrong = _read_operations(found, metadata, _teller(progress, "operations"))
-    if wrong is not None:
-        findings.append(wrong)
-        lost = _ANY_LSN
-    facts = LogFacts(
-        segments=len(found.segments),
-        frames=found.frames_scanned,
-        operations=found.operations_scanned,
-        byte_count=found.bytes_scanned,
-        first_lsn=found.first_lsn,
-        last_lsn=found.last_lsn,
-        to_replay=None if metadata is None else to_replay,
-        clean=found.clean and error is None,
-    )
-    return LogCheck(facts, findings, found, lost)
+            try:
+                found = judged("tolerate-torn-tail")
+            except (LogCorruptionError, LogGapError) as damage:
+                error = damage
+                found = judged("salvage")
+        except ForeignStoreError as foreign:
+            return LogCheck(None, [refusal(CheckVerdict.FOREIGN, log_dir, foreign)], None)
+        except StrandlineError as misfit:
+            findings = [refusal(CheckVerdict.STORE_DAMAGE, log_dir, misfit)]
+            if error is not None:
+                findings.insert(0, refusal(_verdict_of(error), log_dir, error))
+            return LogCheck(None, findings, None)
+        findings = _findings(found, error)
+        to_replay = None
+        if self.operations:
+            teller = _teller(self.progress, "operations")
+            to_replay, wrong = read_operations(found, metadata, teller)
+            if wrong is not None:
+                findings.append(wrong)
+        facts = LogFacts(
+            segments=len(found.segments),
+            frames=found.frames_scanned,
+            operations=found.operations_scanned,
+            byte_count=found.bytes_scanned,
+            first_lsn=found.first_lsn,
+            last_lsn=found.last_lsn,
+            to_replay=None if metadata is None else to_replay,
+            clean=found.clean and error is None,
+        )
+        return LogCheck(facts, findings, found)
+
+
+def _watermark_said(scans: Sequence[SegmentScan]) -> int:
+    """Return what the first segment says of LMDB: all that lies before it is there."""
+    header = next((scan.header for scan in scans if scan.header is not None), None)
+    return header.previous_last_lsn if header else 0
 
 
 def _teller(
@@ -186,12 +268,6 @@ def _teller(
 
 def _verdict_of(error: StrandlineError) -> CheckVerdict:
     return CheckVerdict.GAP if isinstance(error, LogGapError) else CheckVerdict.LOG_DAMAGE
-
-
-def _refusal(verdict: CheckVerdict, path: str, error: StrandlineError) -> Finding:
-    return finding_from(
-        verdict, path, str(error), expected="the log of this store", next_step=RESTORE
-    )
 
 
 def restless(path: str) -> Finding:
@@ -217,7 +293,7 @@ def _findings(found: Survey, error: StrandlineError | None) -> list[Finding]:
         for damage in damages
     ]
     if error is not None and not any(each.fatal for each in findings):
-        findings.append(_refusal(_verdict_of(error), found.log_dir, error))
+        findings.append(refusal(_verdict_of(error), found.log_dir, error))
     torn = found.torn
     if torn is not None and not any(_is_at(each, torn) for each in findings):
         findings.append(_torn(torn))
@@ -269,66 +345,3 @@ def _torn(torn: TornTail) -> Finding:
         ),
         fatal=False,
     )
-
-
-# ---- operations
-
-
-def _read_operations(
-    found: Survey,
-    metadata: Metadata | None,
-    progress: Callable[[RecoveryProgress], None] | None,
-) -> tuple[int, Finding | None]:
-    """Decode what an opening would replay; return how much it is, and what is wrong with it."""
-    tables = None if metadata is None else _Tables(metadata)
-    count = 0
-    first_lsn = operations = 0
-    try:
-        frames = chain.from_iterable(found.batches(found.watermark_lsn, progress))
-        for first_lsn, operations, payload in frames:
-            _decode(first_lsn, operations, payload, found.watermark_lsn, tables)
-            count += first_lsn + operations - 1 - max(first_lsn - 1, found.watermark_lsn)
-    except LogCorruptionError as error:
-        return count, _refusal(CheckVerdict.LOG_DAMAGE, found.log_dir, error)
-    except ValueError as error:
-        wrong = Finding(
-            verdict=CheckVerdict.LOG_DAMAGE,
-            path=found.log_dir,
-            lsn=first_lsn,
-            expected=f"a frame of {operations} operations, as its valid checksum promises",
-            found=str(error),
-            next_step=f"a faulty or foreign program wrote this frame: {RESTORE}",
-            fatal=True,
-        )
-        return count, wrong
-    return count, None
-
-
-class _Tables:
-    """The tables that a replay would know at each point of the log."""
-
-    def __init__(self, metadata: Metadata) -> None:
-        self._highest = metadata.highest_table_id
-
-    def take(self, operation: Operation) -> None:
-        """Take in an operation; PayloadError where it is on a table that never was.
-
-        One that was dropped was known once, for ids only rise.
-        """
-        table_id = operation.table_id
-        if operation.op == CREATE:
-            self._highest = max(self._highest, table_id)
-        elif table_id > self._highest and operation.op != DROP:
-            raise PayloadError(
-                f"LSN {operation.lsn}: an operation on table {table_id}, which is unknown"
-            )
-
-
-def _decode(
-    first_lsn: int, count: int, payload: bytes, after_lsn: int, tables: _Tables | None
-) -> None:
-    """Raise ValueError where a payload is not what can be replayed onto `tables`."""
-    commit_sizes(decode_items(payload, count), count)
-    for operation in decode_operations(first_lsn, payload, count):
-        if tables is not None and operation.lsn > after_lsn and operation.op != VOID:
-            tables.take(operation)

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from strandline.errors import StrandlineError
+
 Phase = Literal["log", "operations", "store"]
 
 
@@ -137,6 +139,8 @@ class CheckProgress:
 OnCheckProgress = Callable[[CheckProgress], None]
 
 
+RESTORE: Final = "restore the store from a backup"
+
 _STATEMENT: Final = re.compile(
     r"expected (?P<expected>.+?), found (?P<found>.+?)(?:(?:; |\. |: (?=[a-z ]+$))(?P<next>.+))?$",
     re.DOTALL,
@@ -166,4 +170,11 @@ def finding_from(
         found=stated["found"] if stated else message,
         next_step=following,
         fatal=True,
+    )
+
+
+def refusal(verdict: CheckVerdict, path: str, error: StrandlineError) -> Finding:
+    """Return the fatal finding that an error about a log is."""
+    return finding_from(
+        verdict, path, str(error), expected="the log of this store", next_step=RESTORE
     )

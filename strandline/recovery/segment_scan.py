@@ -7,8 +7,8 @@ the scan looks on for later ones of the same segment; what lies between is a *br
 Nothing is believed by a length or a name alone, and no verdict is passed: a break can be
 a torn tail or damage, which only the rest of the log and the watermark can tell.
 
-Refuses, by ForeignStoreError, a segment of another store or of a newer format: no mode of
-recovery could read that rightly.
+Of a segment of another store, or of a newer format, nothing but the header is read: `foreign`
+says why. No mode of recovery could read it rightly, and a survey refuses it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from strandline.errors import ForeignStoreError
 from strandline.wal.checksum import CHECKSUM_CRC32C
 from strandline.wal.damage import Damage, DamageKind
 from strandline.wal.disk import Disk, DiskFile
@@ -66,6 +65,8 @@ class SegmentScan:
     """A valid header of another segment: the file was recycled, or misplaced."""
     trouble: Damage | None = None
     """Why there is no header."""
+    foreign: str | None = None
+    """Why nothing but the header was read: it is another store's, or of a newer format."""
     stamp: Stamp = field(default_factory=lambda: Stamp(0, 0, 0))
     """What its frames carry: as the header says, or else as the frames themselves do."""
     runs: list[Run] = field(default_factory=list)
@@ -121,13 +122,13 @@ def scan_segment(
     *,
     uuid: bytes,
     next_lsn: int,
+    end: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> SegmentScan:
     """Read a whole segment. `next_lsn` is used only where the header does not tell.
 
-    Raises:
-        ForeignStoreError: it is another store's, or of a newer format.
-        OSError: it cannot be read.
+    With `end` nothing from there on is looked at, as if the file ended there. Raises OSError
+    where it cannot be read.
     """
     scan = SegmentScan(segment_id, path)
     kind = disk.kind(path)
@@ -149,7 +150,7 @@ def scan_segment(
     file = disk.open(path, "r")
     try:
         scan.size = file.size()
-        _scan_file(scan, file, uuid, next_lsn, on_progress)
+        _scan_file(scan, file, uuid, next_lsn, end, on_progress)
     finally:
         file.close()
     return scan
@@ -160,24 +161,26 @@ def _scan_file(
     file: DiskFile,
     uuid: bytes,
     next_lsn: int,
+    end: int | None,
     on_progress: OnProgress | None,
 ) -> None:
     header = read_segment_header(file)
-    if header is not None:
-        _refuse_foreign(header, scan.path, uuid)
+    if header is not None and (foreign := _foreign(header, scan.path, uuid)):
+        scan.stray, scan.foreign = header, foreign
+        return
     if header is not None and header.segment_id == scan.segment_id:
         scan.header, scan.stamp = header, stamp_of(header)
         offset, lsn = SEGMENT_HEADER_BYTES, header.first_lsn
     else:
         scan.stray = header
         scan.trouble = _header_damage(scan, file, next_lsn)
-        found = find_stamp(file, scan.segment_id, lsn=next_lsn)
+        found = find_stamp(file, scan.segment_id, lsn=next_lsn) if end is None else None
         if found is None:
             return
         scan.stamp, offset, lsn = found
     operations = 0
     while True:
-        reader = SegmentReader(file, scan.stamp, lsn=lsn, offset=offset)
+        reader = SegmentReader(file, scan.stamp, lsn=lsn, offset=offset, end=end)
         scan.runs.append(_read_run(reader, operations, on_progress))
         operations += scan.runs[-1].operations
         scan.findings += reader.findings
@@ -185,6 +188,9 @@ def _scan_file(
             scan.seal = reader.seal
             return
         scan.breaks.append(reader.damage)
+        if end is not None and reader.offset >= end:
+            scan.remains = Remains(end, end, recycled=False)
+            return
         later = None
         if reader.damage.kind is not DamageKind.UNKNOWN_TYPE:
             later = next(
@@ -217,19 +223,21 @@ def _read_run(reader: SegmentReader, before: int, on_progress: OnProgress | None
     )
 
 
-def _refuse_foreign(header: SegmentHeader, path: str, uuid: bytes) -> None:
+def _foreign(header: SegmentHeader, path: str, uuid: bytes) -> str | None:
+    """Return why a segment is not one that this program may read here, None if it is."""
     if header.version != FORMAT_VERSION or header.checksum_id != CHECKSUM_CRC32C:
-        raise ForeignStoreError(
+        return (
             f"{path}: offset 0: expected format version {FORMAT_VERSION} with checksum "
             f"{CHECKSUM_CRC32C}, found version {header.version} with checksum "
             f"{header.checksum_id}; open this store with the release of strandline that wrote it"
         )
     if header.uuid != uuid:
-        raise ForeignStoreError(
+        return (
             f"{path}: offset 0: expected a segment of store {uuid.hex()}, found one of store "
             f"{header.uuid.hex()}; move the file out of the log, and put this store's own in its "
             "place if it was overwritten"
         )
+    return None
 
 
 def _header_damage(scan: SegmentScan, file: DiskFile, next_lsn: int) -> Damage:

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from strandline.errors import LogCorruptionError, StoreCorruptionError
+from strandline.errors import ForeignStoreError, LogCorruptionError, StoreCorruptionError
 from strandline.options import RecoveryMode
 from strandline.recovery.aside import Aside, extent, plan_asides
 from strandline.recovery.report import RecoveryProgress, TornTail
@@ -134,12 +134,92 @@ def survey(
         OSError: a file cannot be read.
     """
     started = monotonic()
+    scans = scan_log(disk, list_segments(disk, log_dir), uuid=uuid, progress=progress)
+    return replace(
+        conclude(disk, log_dir, scans, uuid=uuid, watermark_lsn=watermark_lsn, mode=mode),
+        seconds=monotonic() - started,
+    )
+
+
+def list_segments(disk: Disk, log_dir: str) -> dict[int, str]:
+    """Return the path of every segment that has a name, by id and in order.
+
+    Of missing ones in a row the first is there too. Raises StoreCorruptionError if there is
+    no log.
+    """
     if disk.kind(log_dir) != "directory":
         raise StoreCorruptionError(
             f"{log_dir}: expected the directory of the log, found none; restore it together "
             "with the rest of the store from a backup"
         )
-    scans = _scan_all(disk, log_dir, uuid, progress)
+    ids = sorted(found for name in disk.listdir(log_dir) if (found := segment_id_of(name)))
+    # One place stands for all ids that are missing in a row: a stray name can lie far ahead.
+    missing = [low + 1 for low, high in pairwise(ids) if high > low + 1]
+    return {i: os.path.join(log_dir, segment_name(i)) for i in sorted(ids + missing)}
+
+
+def scan_log(
+    disk: Disk,
+    paths: Mapping[int, str],
+    *,
+    uuid: bytes,
+    ends: Mapping[int, int] | None = None,
+    progress: OnProgress | None = None,
+) -> list[SegmentScan]:
+    """Scan segments, one after the other; raises OSError where one cannot be read.
+
+    `ends` says of some up to where they are looked at, as if the file ended there.
+    """
+    ends = ends or {}
+    total = sum(_size(disk, path) for path in paths.values())
+    scans: list[SegmentScan] = []
+    done = operations = 0
+    next_lsn = 1
+
+    def tell(of_segment: int, ops: int, lsn: int) -> None:
+        if progress is not None:
+            progress(
+                RecoveryProgress(
+                    phase="scan",
+                    bytes_done=done + of_segment,
+                    bytes_total=total,
+                    operations=operations + ops,
+                    lsn=lsn,
+                )
+            )
+
+    for segment_id, path in paths.items():
+        scan = scan_segment(
+            disk,
+            path,
+            segment_id,
+            uuid=uuid,
+            next_lsn=next_lsn,
+            end=ends.get(segment_id),
+            on_progress=tell,
+        )
+        scans.append(scan)
+        if scan.runs:
+            next_lsn = max(next_lsn, scan.runs[-1].last_lsn + 1)
+        done += scan.size
+        operations += scan.operations
+        tell(0, 0, next_lsn - 1)
+    return scans
+
+
+def conclude(
+    disk: Disk,
+    log_dir: str,
+    scans: list[SegmentScan],
+    *,
+    uuid: bytes,
+    watermark_lsn: int,
+    mode: RecoveryMode,
+) -> Survey:
+    """Return what scanned segments are worth; raises what `survey` does, but no OSError."""
+    for scan in scans:
+        if scan.foreign is not None:
+            raise ForeignStoreError(scan.foreign)
     verdict = judge(scans, watermark_lsn=watermark_lsn, mode=mode)
     kept = verdict.kept
     last_scan = kept[-1].scan if kept else None
@@ -175,44 +255,8 @@ def survey(
         frames_scanned=sum(scan.frames for scan in scans),
         operations_scanned=sum(scan.operations for scan in scans),
         bytes_scanned=sum(scan.size for scan in scans),
-        seconds=monotonic() - started,
+        seconds=0.0,
     )
-
-
-def _scan_all(
-    disk: Disk, log_dir: str, uuid: bytes, progress: OnProgress | None
-) -> list[SegmentScan]:
-    """Scan every segment that has a name, and the first of each row of missing ones."""
-    ids = sorted(found for name in disk.listdir(log_dir) if (found := segment_id_of(name)))
-    # One place stands for all ids that are missing in a row: a stray name can lie far ahead.
-    missing = [low + 1 for low, high in pairwise(ids) if high > low + 1]
-    paths = {i: os.path.join(log_dir, segment_name(i)) for i in sorted(ids + missing)}
-    total = sum(_size(disk, paths[i]) for i in ids)
-    scans: list[SegmentScan] = []
-    done = operations = 0
-    next_lsn = 1
-
-    def tell(of_segment: int, ops: int, lsn: int) -> None:
-        if progress is not None:
-            progress(
-                RecoveryProgress(
-                    phase="scan",
-                    bytes_done=done + of_segment,
-                    bytes_total=total,
-                    operations=operations + ops,
-                    lsn=lsn,
-                )
-            )
-
-    for segment_id, path in paths.items():
-        scan = scan_segment(disk, path, segment_id, uuid=uuid, next_lsn=next_lsn, on_progress=tell)
-        scans.append(scan)
-        if scan.runs:
-            next_lsn = max(next_lsn, scan.runs[-1].last_lsn + 1)
-        done += scan.size
-        operations += scan.operations
-        tell(0, 0, next_lsn - 1)
-    return scans
 
 
 def _size(disk: Disk, path: str) -> int:
