@@ -1,0 +1,206 @@
+"""What close() meets at its worst moments, one thread's step at a time.
+
+`test_14_endings.py` lets sixteen threads write while the store is closed, and leaves to
+chance where they are then. Here each place is chosen: a write that was admitted and has
+not joined a group yet, a table that is being created, a second close.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import strandline
+from strandline import Durability
+from strandline.engine.engine import HOLD_BACK
+from strandline.engine.flush_strategy import FlushStats
+from strandline.engine.store import Store
+from strandline.errors import StoreClosedError
+from tests.support.calls import Call
+from tests.support.faults import Gate
+from tests.support.history import contents
+from tests.support.rig import SMALL, HandRuntime, NeverFlush, Rig
+
+ASYNC, BUFFERED, SYNC = Durability.ASYNC, Durability.BUFFERED, Durability.SYNC
+LEVELS = [SYNC, BUFFERED, ASYNC]
+
+BEFORE = {("", b"k"): b"1", ("t", b"k"): b"old"}
+
+
+def batch(db: Store, level: Durability) -> None:
+    """Write to two tables as one commit."""
+    with db.batch(durability=level) as both:
+        both.put(b"late", b"v")
+        both.table("t").put(b"k", b"new")
+
+
+WRITES: dict[str, Callable[[Store, Durability], object]] = {
+    "put": lambda db, level: db.put(b"k", b"2", durability=level),
+    "delete": lambda db, level: db.delete(b"k", durability=level),
+    "put_many": lambda db, level: db.put_many({b"a": b"1", b"b": b"2"}, durability=level),
+    "batch": batch,
+    "incr": lambda db, level: db.incr(b"k", durability=level),
+    "setdefault": lambda db, level: db.table("t", durability=level).setdefault(b"late", b"v"),
+    "append": lambda db, level: db.table("t").append(b"v", durability=level),
+    "create": lambda db, level: db.table("new"),
+    "drop": lambda db, level: db.drop_table("t"),
+    "clear": lambda db, level: db.table("t").clear(),
+}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", WRITES)
+def test_write_that_was_admitted_before_the_close(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, level: Durability
+) -> None:
+    """A write that back-pressure held back, and that finds the store closed, is refused.
+
+    Acknowledged, it would have joined a group that nobody writes any more. Guards: the gate
+    of every table, looked at under the mutex; `check_open` in `Definitions._define`.
+    """
+    with Rig(tmp_path) as rig:
+        db = rig.open()
+        db.put(b"k", b"1")
+        db.table("t").put(b"k", b"old")
+        db.engine.attention |= HOLD_BACK
+        monkeypatch.setattr(db.engine.pressure, "admit", lambda need: rig.close())
+        with pytest.raises(StoreClosedError):
+            WRITES[name](db, level)
+        assert BEFORE == contents(rig.open())
+
+
+class ClosingRuntime(HandRuntime):
+    """A runtime that lets something happen when somebody asks for the time."""
+
+    meanwhile: Callable[[], object] | None = None
+
+    def monotonic(self) -> float:
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+        return super().monotonic()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_write_that_found_the_store_open_a_moment_ago(tmp_path: Path, level: Durability) -> None:
+    """Also where nothing is in a write's way and it is made in one call.
+
+    Guard: the table's gate, looked at again in `native/fast_put.c` under the mutex.
+    """
+    with Rig(tmp_path) as rig:
+        runtime = ClosingRuntime()
+        db = rig.open(runtime=runtime)
+        for number in range(3):
+            db.put(b"k%d" % number, b"1", durability=level)
+        before = contents(db)
+        runtime.meanwhile = rig.close
+        with pytest.raises(StoreClosedError):
+            db.put(b"late", b"2", durability=level)
+        assert runtime.meanwhile is None
+        assert before == contents(rig.open())
+
+
+class WritesBehindTheFlush(NeverFlush):
+    """A strategy that writes at the end of every flush, which is when close() has flushed."""
+
+    def __init__(self) -> None:
+        self.write: Callable[[], object] | None = None
+        self.refusal: StoreClosedError | None = None
+
+    def on_flush_complete(self, stats: FlushStats) -> None:
+        if self.write is not None:
+            try:
+                self.write()
+            except StoreClosedError as error:
+                self.refusal = error
+
+
+@pytest.mark.parametrize("logged", [True, False])
+def test_nothing_is_let_in_behind_the_flush(tmp_path: Path, logged: bool) -> None:
+    """After a close() that flushed, LMDB has everything: the next start replays nothing.
+
+    A write to an unlogged table that came behind the flush would be lost. Guard: `close`
+    shuts the store first and flushes then.
+    """
+    strategy = WritesBehindTheFlush()
+    db = strandline.open(tmp_path / "data", **SMALL, flush_strategy=strategy)
+    table = db.table("t", logged=logged)
+    table.put(b"k", b"v")
+    strategy.write = lambda: table.put(b"late", b"v")
+    assert 0 == db.close().remaining
+    assert strategy.refusal is not None
+    with strandline.open(tmp_path / "data", **SMALL) as db:
+        assert {("t", b"k"): b"v"} == contents(db)
+        assert 0 == db.recovery_report.operations_replayed
+
+
+def test_close_writes_and_syncs_what_was_acknowledged(tmp_path: Path) -> None:
+    """When close() returns the power may go: what was only in memory is on disk, and sealed.
+
+    Guard: `Log.close` writes and syncs what is queued before it seals the log.
+    """
+    with Rig(tmp_path) as rig:
+        db = rig.open()
+        for level in LEVELS:
+            db.put(level.value.encode(), b"v", durability=level)
+        expected = contents(db)
+        rig.close()
+        again = rig.power_cut("none").open(recovery="strict")
+        assert expected == contents(again)
+        assert again.recovery_report.torn_tail is None
+        assert expected == contents(rig.open())
+
+
+def test_second_close_waits_for_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever of two calls comes back, the store is closed and can be opened again.
+
+    Guard: `Engine.close_lock`, held to the end.
+    """
+    db = strandline.open(tmp_path / "data", **SMALL)
+    db.put(b"k", b"v", durability=ASYNC)
+    reached, go = threading.Event(), threading.Event()
+    real = db.engine.backing.close
+
+    def held_up() -> None:
+        first = not reached.is_set()
+        reached.set()
+        if first:
+            assert go.wait(30)
+        real()
+
+    monkeypatch.setattr(db.engine.backing, "close", held_up)
+    one = Call(db.close)
+    assert reached.wait(30)
+    other = Call(db.close)
+    other.wait(0.3)
+    assert not other.done, "it came back while the store was being closed"
+    go.set()
+    one.answer()
+    other.answer()
+    with strandline.open(tmp_path / "data", **SMALL) as db:
+        assert {("", b"k"): b"v"} == contents(db)
+
+
+def test_close_waits_for_a_definition(tmp_path: Path) -> None:
+    """A table whose creation is being synced is there, or the store is closed: in that order.
+
+    Guard: `Engine.shut` takes the mutex, which a definition holds until it is applied.
+    """
+    with Rig(tmp_path) as rig:
+        db = rig.open()
+        gate = rig.disk.faults = Gate("fdatasync")
+        creating = Call(db.table, "t")
+        assert gate.reached.wait(30)
+        closing = Call(rig.close)
+        closing.wait(0.3)
+        assert not db.engine.closing
+        gate.opened.set()
+        late: Any = creating.answer()
+        closing.answer()
+        with pytest.raises(StoreClosedError):
+            late.put(b"k", b"v", durability=ASYNC)
+        assert ["t"] == rig.open().tables()
