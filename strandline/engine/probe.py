@@ -33,11 +33,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import IO, Any, Final, NamedTuple
+from typing import IO, Any, Final, Literal, NamedTuple
 
 import lmdb
 
 from strandline.engine import catalog, data_file
+from strandline.engine.catalog import Metadata, TableRow, Watermark
 from strandline.engine.records import Origin, value_of
 from strandline.errors import CorruptionError, ForeignStoreError, StoreCorruptionError
 
@@ -66,8 +67,11 @@ sys.path[:], package = json.loads(sys.argv[3])
 sys.modules["strandline"] = types.ModuleType("strandline")
 sys.modules["strandline"].__path__ = package
 from strandline.engine.probe import main
-main(sys.argv[1], sys.argv[2] == "values")
+main(sys.argv[1], sys.argv[2])
 """
+
+Depth = Literal["metadata", "trees", "values"]
+"""How much the child reads: what the store says of itself, all keys, or all values too."""
 
 
 class ProbeResult(NamedTuple):
@@ -108,7 +112,7 @@ def examine(path: str, values: bool, progress: Progress | None = None) -> ProbeR
         return ProbeResult(path, 0, 0, 0, values, (str(error),))
     tables, entries = 0, 0
     findings: list[str] = []
-    child = _start(path, values)
+    child = _start(path, "values" if values else "trees")
     if child is None:
         return ProbeResult(path, seen.file_bytes, 0, 0, False, tuple(_verify(path)))
     for report in _reports(child, _SILENCE_SECONDS + seen.file_bytes / _SLOWEST_BYTES_PER_SECOND):
@@ -121,14 +125,44 @@ def examine(path: str, values: bool, progress: Progress | None = None) -> ProbeR
     return ProbeResult(path, seen.file_bytes, tables, entries, values, tuple(findings))
 
 
-def _start(path: str, values: bool) -> subprocess.Popen[bytes] | None:
+def read_metadata_apart(path: str) -> Metadata:
+    """Read the metadata of the environment in the directory `path`, in a child process.
+
+    For whoever looks at a store without opening it: nothing in the environment was checked
+    before. Beside a writer it is what one of its last commits said.
+
+    Raises:
+        StoreCorruptionError: it cannot be read, or no child process can be started.
+        ForeignStoreError: not a store of this program, or one of a newer format.
+    """
+    seen = data_file.look(path)
+    child = _start(path, "metadata")
+    if child is None:
+        raise StoreCorruptionError(f"{seen.path}: no process can be started here to read it in")
+    said: Any = None
+    for report in _reports(child, _SILENCE_SECONDS):
+        if "foreign" in report:
+            raise ForeignStoreError(report["foreign"])
+        for finding in report.get("findings", ()):
+            raise StoreCorruptionError(finding)
+        said = report.get("metadata", said)
+    uuid, epoch, lsn, highest, rows, entries = said
+    return Metadata(
+        Watermark(bytes.fromhex(uuid), epoch, lsn),
+        highest,
+        {row[0]: TableRow(*row) for row in rows},
+        dict(entries),
+    )
+
+
+def _start(path: str, depth: Depth) -> subprocess.Popen[bytes] | None:
     """Start the child; None where this interpreter's program is not Python."""
     program = os.path.basename(sys.executable or "")
     if getattr(sys, "frozen", False) or not program.startswith(("python", "pypy")):
         return None
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     places = json.dumps([sys.path, [package]])
-    arguments = [path, "values" if values else "trees", places]
+    arguments = [path, depth, places]
     try:
         return subprocess.Popen(
             [sys.executable, "-I", "-c", _START, *arguments],
@@ -187,11 +221,12 @@ def _lines(pipe: IO[bytes], silence: float) -> Iterator[bytes]:
         yield rest
 
 
-def main(path: str, values: bool) -> None:
+def main(path: str, depth: Depth) -> None:
     """Look at an environment and print what is found: what the child does."""
     _no_core_dump()
+    reports = _say(path) if depth == "metadata" else look(path, depth == "values")
     try:
-        for report in look(path, values):
+        for report in reports:
             print(json.dumps(report), flush=True)  # noqa: T201 - the parent reads it
     except ForeignStoreError as error:
         print(json.dumps({"foreign": str(error), "done": True}), flush=True)  # noqa: T201
@@ -224,9 +259,24 @@ def _verify(path: str) -> list[str]:
     return [problem for problem in problems if _HARMLESS not in problem][:MAX_FINDINGS]
 
 
-def _walk(seen: data_file.DataFile, path: str, values: bool) -> Iterator[Report]:
-    """Walk every tree through LMDB."""
-    with lmdb.open(
+def _say(path: str) -> Iterator[Report]:
+    """Report the metadata and nothing else."""
+    try:
+        seen = data_file.look(path)
+        with _opened(seen, path) as env:
+            metadata = _metadata(env, seen)
+    except (StoreCorruptionError, lmdb.Error) as error:
+        yield {"findings": [str(error)], "done": True}
+        return
+    uuid, epoch, lsn = metadata.watermark
+    rows = list(metadata.tables.values())
+    entries = list(metadata.entries.items())
+    said = [uuid.hex(), epoch, lsn, metadata.highest_table_id, rows, entries]
+    yield {"metadata": said, "done": True}
+
+
+def _opened(seen: data_file.DataFile, path: str) -> lmdb.Environment:
+    return lmdb.open(
         path,
         map_size=max(seen.file_bytes, _MIN_MAP),
         max_dbs=min(seen.databases, _MOST_DATABASES) + 1,
@@ -234,10 +284,19 @@ def _walk(seen: data_file.DataFile, path: str, values: bool) -> Iterator[Report]
         lock=False,
         create=False,
         lib_version=0,
-    ) as env:
-        meta = catalog.open_metadata(env, seen.path)
-        with env.begin() as txn:
-            metadata = catalog.read_metadata(txn, meta, seen.path)
+    )
+
+
+def _metadata(env: lmdb.Environment, seen: data_file.DataFile) -> Metadata:
+    meta = catalog.open_metadata(env, seen.path)
+    with env.begin() as txn:
+        return catalog.read_metadata(txn, meta, seen.path)
+
+
+def _walk(seen: data_file.DataFile, path: str, values: bool) -> Iterator[Report]:
+    """Walk every tree through LMDB."""
+    with _opened(seen, path) as env:
+        metadata = _metadata(env, seen)
         databases = catalog.open_tables(env, metadata, seen.path)
         names = {row.id: row.name for row in metadata.tables.values()}
         origin = Origin(seen.path, names)

@@ -19,6 +19,9 @@ def skim(
 def split(
     data: bytes, at: int, segment_id: int, salt: int, epoch: int, lsn: int, /
 ) -> tuple[int, int, list[tuple[int, int, bytes]]]: ...
+def split_placed(
+    data: bytes, at: int, segment_id: int, salt: int, epoch: int, lsn: int, offset: int, /
+) -> tuple[int, int, list[tuple[int, int, int, int, int, bytes]]]: ...
 def encode_slice(
     table_id: int, keys: list[bytes], entries: list[Any], /
 ) -> list[tuple[bytes, bytes]]: ...

@@ -318,10 +318,52 @@ static PyObject *split(PyObject *module, PyObject *const *args, Py_ssize_t nargs
                          frames);
 }
 
+PyDoc_STRVAR(split_placed_doc,
+"split_placed(data, at, segment_id, salt, epoch, lsn, offset)\n"
+"--\n\n"
+"As split, of data that lies at `offset` in its file; the frames are a list of\n"
+"(offset, first LSN, count, time, synced LSN, payload).");
+
+static PyObject *split_placed(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+    (void)module;
+    Window window;
+    uint64_t base;
+    if (nargs != 7 || parse_window(args, 6, &window) < 0 || !as_u64(args[6], &base)) {
+        if (!PyErr_Occurred()) {
+            PyErr_SetString(PyExc_TypeError, "expected bytes and six ints from 0 to 2**64 - 1");
+        }
+        return NULL;
+    }
+    PyObject *frames = PyList_New(0);
+    if (frames == NULL) {
+        return NULL;
+    }
+    uint64_t end;
+    while ((end = ordinary_frame(&window)) != 0) {
+        const uint8_t *head = window.data + window.at;
+        uint64_t body = window.at + HEADER_BYTES;
+        PyObject *frame = Py_BuildValue(
+            "KKIKKy#", (unsigned long long)(base + window.at), (unsigned long long)window.lsn,
+            (unsigned int)get_u32(head + COUNT_AT), (unsigned long long)get_u64(head + TIME_AT),
+            (unsigned long long)get_u64(head + SYNCED_LSN_AT), (const char *)window.data + body,
+            (Py_ssize_t)(end - body));
+        if (frame == NULL || PyList_Append(frames, frame) < 0) {
+            Py_XDECREF(frame);
+            Py_DECREF(frames);
+            return NULL;
+        }
+        Py_DECREF(frame);
+        advance(&window, end);
+    }
+    return Py_BuildValue("KKN", (unsigned long long)window.at, (unsigned long long)window.lsn,
+                         frames);
+}
+
 static PyMethodDef methods[] = {
     {"encode_group", (PyCFunction)(void (*)(void))encode_group, METH_FASTCALL, encode_group_doc},
     {"skim", (PyCFunction)(void (*)(void))skim, METH_FASTCALL, skim_doc},
     {"split", (PyCFunction)(void (*)(void))split, METH_FASTCALL, split_doc},
+    {"split_placed", (PyCFunction)(void (*)(void))split_placed, METH_FASTCALL, split_placed_doc},
     {NULL, NULL, 0, NULL},
 };
 

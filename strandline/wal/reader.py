@@ -12,9 +12,10 @@ used before that. Nothing is ever written.
 
 `SegmentReader._next` decides only *whether* a frame is the next one, which is all that a
 sound log needs; `_diagnose` then finds out what is wrong, in a fixed order. A log is read in
-one of three ways: frame by frame by iterating; by `strides`, for whoever only counts; by
-`batches`, for whoever wants only what the data frames hold. The last two take ordinary data
-frames in C, many at a time, and leave all others to `_next`.
+one of four ways: frame by frame by iterating; by `strides`, for whoever only counts; by
+`batches`, for whoever wants only what the data frames hold; by `placed`, for whoever also
+wants to know where and when. The last three take ordinary data frames in C, many at a time,
+and leave all others to `_next`.
 """
 
 from __future__ import annotations
@@ -63,6 +64,10 @@ Frame = tuple[int, FrameHeader, bytes]
 
 Batch = list[tuple[int, int, bytes]]
 """Data frames in a row: of each the first LSN, the number of operations, and the payload."""
+
+PlacedFrame = tuple[int, int, int, int, int, bytes]
+"""A data frame as a log is looked at: its offset, first LSN and number of operations, when it
+was written (wall clock, nanoseconds since 1970), the LSN that it claims is synced, the payload."""
 
 
 class Stamp(NamedTuple):
@@ -125,7 +130,7 @@ class SegmentReader:
     """Reads the valid frames of one segment, in order, from one place on.
 
     Iterating yields sync marks, unknown skippable frames and the seal too. A reader reads
-    once, in one of its three ways. The attributes below are up to date when that has ended
+    once, in one of its four ways. The attributes below are up to date when that has ended
     by itself.
     """
 
@@ -203,6 +208,24 @@ class SegmentReader:
             _, header, payload = frame
             if header.type == TYPE_DATA:
                 yield self.offset + self._at, [(header.first_lsn, header.count, payload)]
+
+    def placed(self) -> Iterator[list[PlacedFrame]]:
+        """Yield the data frames that iterating would yield, some at a time."""
+        while True:
+            if native is not None:
+                at, lsn, frames = native.split_placed(
+                    self._data, self._at, *self.stamp, self.lsn, self.offset
+                )
+                if frames:
+                    self._passed(at, lsn, len(frames))
+                    yield frames
+            frame = self._next()
+            if frame is None:
+                return
+            offset, header, payload = frame
+            if header.type == TYPE_DATA:
+                first, count, synced = header.first_lsn, header.count, header.synced_lsn
+                yield [(offset, first, count, header.time_ns, synced, payload)]
 
     def _passed(self, at: int, lsn: int, frames: int) -> None:
         """Note that so many frames of the window were taken, and which comes next."""

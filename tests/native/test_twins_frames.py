@@ -288,6 +288,25 @@ def test_batches_hold_what_iterating_yields(segment: Reading) -> None:
     assert end_of(by_frame) == end_of(by_batch) == end_of(in_python)
 
 
+@given(segments())
+def test_placed_frames_are_those_that_iterating_yields(segment: Reading) -> None:
+    """So are their places, times and claims, and the end of the reading."""
+    by_frame, placed, in_python = (segment.reader() for _ in range(3))
+    with segment.small_windows():
+        frames = list(by_frame)
+        found = list(placed.placed())
+        with mock.patch.object(reading, "native", None):
+            single = list(in_python.placed())
+    expected = [
+        (offset, h.first_lsn, h.count, h.time_ns, h.synced_lsn, payload)
+        for offset, h, payload in frames
+        if h.type == TYPE_DATA
+    ]
+    assert expected == [frame for some in found for frame in some]
+    assert expected == [frame for some in single for frame in some]
+    assert end_of(by_frame) == end_of(placed) == end_of(in_python)
+
+
 def test_every_changed_byte_of_a_frame_stops_both_ways() -> None:
     """No byte of a header or payload is left unchecked; what lies between frames is not read."""
     log = LogBuilder()
@@ -367,6 +386,7 @@ def test_no_reference_is_kept_or_lost() -> None:
     for _ in range(50):
         native.skim(data, SEGMENT_HEADER_BYTES, *stamp_of(log.active.header), 1)
         native.split(data, SEGMENT_HEADER_BYTES, *stamp_of(log.active.header), 1)
+        native.split_placed(data, SEGMENT_HEADER_BYTES, *stamp_of(log.active.header), 1, 0)
         native.encode_group([tags, tags[0], key, None], *SOME_FIELDS)
         native.encode_group([tags, tags[0], key, 1.5], *SOME_FIELDS)
     assert before == [sys.getrefcount(o) for o in (data, key, tags, tags[0])]
