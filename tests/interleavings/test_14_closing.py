@@ -7,7 +7,10 @@ not joined a group yet, a table that is being created, a second close.
 
 from __future__ import annotations
 
+import errno
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,11 +22,11 @@ from strandline import Durability
 from strandline.engine.engine import HOLD_BACK
 from strandline.engine.flush_strategy import FlushStats
 from strandline.engine.store import Store
-from strandline.errors import StoreClosedError
+from strandline.errors import DiskFullError, StoreClosedError
 from tests.support.calls import Call
-from tests.support.faults import Gate
+from tests.support.faults import Fault, Gate, fail
 from tests.support.history import contents
-from tests.support.rig import SMALL, HandRuntime, NeverFlush, Rig
+from tests.support.rig import CHANGES, SMALL, HandRuntime, NeverFlush, Rig
 
 ASYNC, BUFFERED, SYNC = Durability.ASYNC, Durability.BUFFERED, Durability.SYNC
 LEVELS = [SYNC, BUFFERED, ASYNC]
@@ -204,3 +207,138 @@ def test_close_waits_for_a_definition(tmp_path: Path) -> None:
         with pytest.raises(StoreClosedError):
             late.put(b"k", b"v", durability=ASYNC)
         assert ["t"] == rig.open().tables()
+
+
+def test_close_waits_for_whoever_leads(tmp_path: Path) -> None:
+    """No file is closed while a leader may be about to sync it, or the write looks failed.
+
+    Guard: `Log.close` takes the sync lock first.
+    """
+    with Rig(tmp_path) as rig:
+        db = rig.open()
+        db.put(b"k", b"v", durability=ASYNC)
+        held, done = threading.Event(), threading.Event()
+
+        def lead() -> None:
+            with db.engine.log.sync_lock:
+                held.set()
+                assert done.wait(30)
+
+        leader = Call(lead)
+        assert held.wait(30)
+        closing = Call(rig.close)
+        closing.wait(0.3)
+        assert not closing.done
+        assert not db.engine.log.ended
+        done.set()
+        leader.answer()
+        closing.answer()
+        assert {("", b"k"): b"v"} == contents(rig.open())
+
+
+def test_the_lock_is_given_back_last(tmp_path: Path) -> None:
+    """As long as close() changes anything on disk nobody else can open the store.
+
+    Guard: `close` lets go of the writer's lock behind everything else.
+    """
+    with Rig(tmp_path) as rig:
+        db = rig.open()
+        db.put(b"k", b"v", durability=ASYNC)
+        lock, free = f"{rig.directory}/LOCK", []
+
+        def look(op: str, path: str) -> Fault:
+            if op in CHANGES:
+                hook, rig.disk.faults = rig.disk.faults, None
+                file = rig.disk.open(lock, "rw")
+                free.append(file.try_lock())
+                file.close()
+                rig.disk.faults = hook
+            return None
+
+        rig.disk.faults = look
+        db.close(drain=False)
+        assert 3 < len(free)
+        assert not any(free)
+        assert {("", b"k"): b"v"} == contents(rig.open())
+
+
+def test_workers_that_come_late_touch_nothing(tmp_path: Path) -> None:
+    """A thread that close() did not wait for leaves the files to whoever has opened them since.
+
+    Raising the ceiling it would write an IDENTITY of an older epoch over theirs. Guard:
+    `Log.ended`, looked at by the housekeeping and by whoever makes room.
+    """
+    with Rig(tmp_path) as rig:
+        db = rig.open()
+        db.put(b"k", b"v")
+        rig.close()
+        log = db.engine.log
+        log._ceiling = 0
+        before = len(rig.disk.operations)
+        assert log.housekeep(), "nothing is left to be done"
+        log.make_room(100)
+        assert [] == rig.disk.operations[before:]
+
+
+def test_a_closed_store_is_forgotten(tmp_path: Path) -> None:
+    """The interpreter's exit neither closes it again nor warns of it.
+
+    Guard: `unregister`.
+    """
+    db = strandline.open(tmp_path / "data", **SMALL)
+    db.put(b"k", b"v")
+    engine = weakref.ref(db.engine)
+    db.close()
+    del db
+    gc.collect()
+    assert engine() is None
+
+
+def test_close_with_a_log_that_has_no_room(tmp_path: Path) -> None:
+    """The error is raised, and the store is closed all the same: it can be opened again.
+
+    Guard: `close` catches what `Log.close` raises until everything was let go of.
+    """
+    with Rig(tmp_path) as rig:
+        db = rig.open()
+        db.put(b"k", b"v")
+        rig.disk.faults = fail("pwrite", OSError(errno.ENOSPC, "No space left"), path=".wal")
+        with pytest.raises(OSError, match="No space left"):
+            db.close(drain=False)
+        rig.disk.faults = None
+        assert {("", b"k"): b"v"} == contents(rig.open())
+
+
+def never_flushing(monkeypatch: pytest.MonkeyPatch, path: Path) -> Store:
+    """Return a store with one dirty key, whose LMDB finds no room."""
+    db = strandline.open(path, **SMALL, flush_strategy=NeverFlush())
+    db.put(b"k", b"v")
+
+    def refuse() -> None:
+        raise DiskFullError("no room", errno.ENOSPC)
+
+    monkeypatch.setattr(db.engine.backing, "checkpoint", refuse)
+    return db
+
+
+def test_close_ends_although_nothing_can_be_flushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says what stays in the log, which has it all. Guard: the deadline in `flush`."""
+    db = never_flushing(monkeypatch, tmp_path / "data")
+    assert 1 == Call(db.close, timeout=0.1).answer().remaining
+    with strandline.open(tmp_path / "data", **SMALL) as again:
+        assert {("", b"k"): b"v"} == contents(again)
+
+
+def test_flush_beside_a_close_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody will flush any more, however long the caller would have waited.
+
+    Guard: `flush` looks whether the checkpointer was told to stop.
+    """
+    db = never_flushing(monkeypatch, tmp_path / "data")
+    flushing = Call(db.flush, timeout=3600.0)
+    while not db.engine.checkpointer.requested:
+        flushing.wait(0.001)
+    Call(db.close, drain=False).answer()
+    assert 1 == flushing.answer().remaining
