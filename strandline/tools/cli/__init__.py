@@ -1,7 +1,8 @@
 """The `strandline` command: one module a verb, named by it, and what the verbs share.
 
     main       the console script: looks whether the extra `cli` is installed
-    app        the verbs, loaded when they are called; errors become one line and a status
+    app        which verbs there are
+    verbs      verbs are loaded when they are called; errors become one line and a status
     get, put, delete, scan, load, dump, stats, check, tables
     params     options and arguments that several verbs have
     stores     opening a store, never making one by mistake

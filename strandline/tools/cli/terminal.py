@@ -15,6 +15,7 @@ import sys
 import time
 from typing import Final
 
+import click
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -83,12 +84,18 @@ def write_line(text: str) -> None:
 
 def note(text: str) -> None:
     """Say something on stderr that is no result."""
-    err().print(Text(f"strandline: {harmless(text)}"))
+    err().print(Text(f"{_program()}: {harmless(text)}"))
 
 
 def fail(text: str) -> None:
     """Say on stderr why the command failed."""
-    err().print(Text.assemble(("strandline: ", "bold red"), harmless(text)))
+    err().print(Text.assemble((f"{_program()}: ", "bold red"), harmless(text)))
+
+
+def _program() -> str:
+    """Return the name of the command that is running."""
+    context = click.get_current_context(silent=True)
+    return (context and context.find_root().info_name) or "strandline"
 
 
 class _ShareColumn(ProgressColumn):
