@@ -12,6 +12,7 @@ from strandline.recovery.quarantine import Quarantine
 from strandline.wal.runtime import SystemRuntime
 from tests.support.faults import FaultHook, fail
 from tests.support.logs import DATA, LOG, QUARANTINE, LogBuilder, LogDisk, quarantined
+from tests.support.simulated_disk import SimulatedDisk
 
 NOW = 1_709_201_700_250_000_000
 """2024-02-29 10:15:00.25 UTC, in nanoseconds."""
@@ -40,7 +41,7 @@ def on_disk() -> LogDisk:
     return disk
 
 
-def quarantine(disk: LogDisk, budget: int = 1 << 20) -> Quarantine:
+def quarantine(disk: SimulatedDisk, budget: int = 1 << 20) -> Quarantine:
     """Return the quarantine of the store on a disk."""
     return Quarantine(disk, QUARANTINE, budget, Stopped())
 
@@ -132,6 +133,17 @@ def test_the_same_bytes_are_kept_once() -> None:
     disk.poke(PATH, 1500, b"changed")
     assert first != quarantine(disk).copy(aside())
     assert 2 == len(quarantined(disk))
+
+
+def test_a_copy_that_is_found_is_durable_too() -> None:
+    """Whoever made it was killed before its name was on disk; the original goes all the same."""
+    disk = on_disk()
+    disk.faults = fail("sync_directory", OSError(5, "I/O error"), path=QUARANTINE)
+    with pytest.raises(OSError, match="I/O error"):
+        quarantine(disk).copy(aside())
+    killed = disk.kill()
+    path = quarantine(killed).copy(aside())
+    assert "file" == killed.crash("none").kind(path)
 
 
 def test_the_budget_counts_all_files_together() -> None:

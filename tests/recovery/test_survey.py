@@ -315,3 +315,16 @@ def test_a_lost_header_with_synced_frames_behind_it_is_damage() -> None:
     disk = log.on_disk()
     disk.flip(log.path(4), 100)
     refused(disk, LogCorruptionError, f"{re.escape(log.path(4))}: offset 0, LSN 14: segment-header")
+
+
+def test_a_header_that_is_lost_together_with_the_first_frame_is_damage() -> None:
+    """The frame behind them says that the one that is gone was on disk."""
+    log = sample()
+    log.seal()
+    log.spares.clear()
+    log.open()
+    first = log.data(2)
+    log.data(1)
+    disk = log.on_disk()
+    disk.poke(log.path(4), 0, bytes(first.end))
+    refused(disk, LogCorruptionError, f"{re.escape(log.path(4))}: offset 0, LSN 14: segment-header")

@@ -7,7 +7,13 @@ import pytest
 from strandline.errors import ForeignStoreError, LogCorruptionError
 from strandline.options import RecoveryMode
 from strandline.wal.damage import DamageKind
-from strandline.wal.format import FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES, TYPE_DATA
+from strandline.wal.format import (
+    FRAME_HEADER_BYTES,
+    SEGMENT_HEADER_BYTES,
+    TYPE_DATA,
+    TYPE_SEAL,
+    TYPE_SYNC_MARK,
+)
 from tests.support.logs import (
     LogBuilder,
     at,
@@ -242,6 +248,19 @@ def test_frames_with_contradictory_fields_are_never_torn() -> None:
     log = sample()
     frame = log.frame(TYPE_DATA, b"none", count=0)
     refused(log.on_disk(), LogCorruptionError, at(log, 3, frame, DamageKind.MALFORMED))
+
+
+@pytest.mark.parametrize("kind", [TYPE_SEAL, TYPE_SYNC_MARK])
+def test_a_contradictory_frame_is_not_found_again_behind_itself(kind: int) -> None:
+    """It has the very LSN that was expected: looking on for later frames must come past it."""
+    log = sample()
+    frame = log.frame(kind, b"a mark with an operation", count=1)
+    log.data()
+    disk = log.on_disk()
+    refused(disk, LogCorruptionError, at(log, 3, frame, DamageKind.MALFORMED))
+    found = look(disk, mode="salvage")
+    assert log.operations == replay(found)
+    assert ((14, 14),) == found.given_up
 
 
 @pytest.mark.parametrize("mode", ["tolerate-torn-tail", "strict", "point-in-time", "salvage"])

@@ -9,6 +9,7 @@ from strandline.options import RecoveryMode
 from strandline.recovery.report import RecoveryProgress
 from strandline.recovery.survey import survey
 from strandline.wal.damage import DamageKind
+from strandline.wal.format import SEGMENT_HEADER_BYTES
 from tests.support.logs import (
     LOG,
     UUID,
@@ -180,3 +181,24 @@ def test_a_log_of_which_nothing_is_valid_is_put_aside_whole() -> None:
     mend(look(disk, watermark=1, mode="salvage"))
     assert [image] == quarantined(disk)
     assert 1 == look(disk, watermark=1).last_lsn
+
+
+def test_what_is_left_of_an_orderly_end_reaches_the_watermark() -> None:
+    """A later segment that LMDB has in full lost its header: point-in-time puts it aside.
+
+    The last segment is written anew although it was closed in order: its seal has to reach
+    the watermark, or the next opening would refuse a log that ends below it.
+    """
+    log = sample()
+    log.seal(clean=True)
+    log.spares.clear()
+    log.epoch = 2
+    log.open()
+    log.data(3)
+    disk = log.on_disk()
+    disk.poke(log.path(4), 0, bytes(SEGMENT_HEADER_BYTES))
+    found = look(disk, watermark=16, mode="point-in-time")
+    assert not found.clean
+    mend(found)
+    again = look(disk, watermark=16)
+    assert (16, []) == (again.last_lsn, replay(again))

@@ -88,6 +88,18 @@ def test_what_lies_inside_a_valid_later_frame_is_its_payload() -> None:
     assert [first.offset, second.offset] == later(disk, segment, first.offset, 1)
 
 
+def test_a_frame_inside_a_valid_later_frame_is_payload_whatever_its_lsn() -> None:
+    """Somebody who knows salt and epoch can put a frame that lies ahead into a value."""
+    log = LogBuilder()
+    segment = log.open()
+    first = log.data(1)
+    ahead = log.data(1, first_lsn=7)
+    inner = bytes(segment.content[ahead.offset :])
+    del segment.content[segment.frames.pop().offset :]
+    second = log.data(1, inner)
+    assert [first.offset, second.offset] == later(log.on_disk(), segment, first.offset, 1)
+
+
 @pytest.mark.parametrize("field", ["salt", "segment_id", "epoch"])
 def test_frames_of_another_stamp_are_not_found(field: str) -> None:
     """Salt, segment id and epoch must all be the segment's."""
