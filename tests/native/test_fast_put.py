@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import errno
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,61 +17,31 @@ import pytest
 from strandline import Durability, InvalidRequestError
 from strandline.engine import short_way
 from strandline.native import native
-from strandline.wal.log_queues import NEVER, LogQueues
-from tests.native.short_way import ASYNC, BUFFERED, assert_free, calmed, short
-from tests.support.calls import Call
+from strandline.wal.log_queues import NEVER
+from tests.native.short_way import (
+    ASYNC,
+    BUFFERED,
+    LOCKS,
+    assert_free,
+    calmed,
+    held_elsewhere,
+    locks_of,
+    picture,
+    short,
+)
 from tests.support.history import contents
-from tests.support.rig import HandRuntime, Rig
+from tests.support.rig import Rig
 
 pytestmark = pytest.mark.skipif(native is None, reason="the functions in C were not built")
 
 WEAK = [ASYNC, BUFFERED]
 
 
-@pytest.fixture(params=["RLock", "OwnedLock"])
+@pytest.fixture(params=LOCKS)
 def rig(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Rig]:
     """Give a rig with the locks of the hand runtime, or with those of the real one."""
-    assert native is not None
-    with pytest.MonkeyPatch.context() as patch, Rig(tmp_path) as rig:
-        if request.param == "OwnedLock":
-            patch.setattr(HandRuntime, "owned_lock", lambda _: native.OwnedLock())
+    with locks_of(request.param), Rig(tmp_path) as rig:
         yield rig
-
-
-def picture(rig: Rig) -> dict[str, object]:
-    """Return all that a write could change, references to what is written left out."""
-    engine = rig.store.engine
-    log, index = engine.log, engine.index
-    return {
-        "log": {n: getattr(log, n) for n in LogQueues.__slots__ if n != "__dict__"},
-        "group": (log.group.items[:], log.group.size, log.group.limit, log.group.first_lsn),
-        "queues": (len(log.closed), len(log.unsynced), log.group.buffered[:], log.group.sync[:]),
-        "entries": {s.name: dict(s.entries) for s in index.states.values()},
-        "queued": {s.name: dict(s.queued) for s in index.states.values()},
-        "bytes": (index.active_bytes, index.frozen_bytes),
-        "engine": (engine.attention, engine.flush_mark, engine.dirty_since, engine.unlogged_writes),
-        "singles": log.stats.singles,
-        "disk": len(rig.disk.operations),
-    }
-
-
-@contextmanager
-def held_elsewhere(lock: Any) -> Iterator[None]:
-    """Have another thread hold a lock."""
-    held, done = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with lock:
-            held.set()
-            assert done.wait(10)
-
-    call = Call(hold)
-    assert held.wait(10)
-    try:
-        yield
-    finally:
-        done.set()
-        call.answer()
 
 
 # What stands in its way: each does something to a calm store, and may undo it afterwards. --------

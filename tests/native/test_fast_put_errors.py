@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +13,19 @@ import pytest
 import strandline
 from strandline import DiskFullError, StoreFailedError, WriteOutcomeUnknownError
 from strandline.native import native
-from tests.native.short_way import ASYNC, BUFFERED, SYNC, assert_free, calmed, is_free, short
+from tests.native.short_way import (
+    ASYNC,
+    BUFFERED,
+    SYNC,
+    answering,
+    assert_free,
+    calmed,
+    is_free,
+    kind_of,
+    short,
+)
 from tests.support.calls import Call
-from tests.support.faults import Fault, FaultHook
+from tests.support.faults import Fault
 from tests.support.history import contents
 from tests.support.rig import Rig
 
@@ -34,20 +43,6 @@ class Outcome(NamedTuple):
     reopened: dict[tuple[str, bytes], bytes]
 
 
-def answering(*answers: Fault) -> FaultHook:
-    """Return a hook: the next writes to a segment are answered so, and the rest pass."""
-    left = list(answers)
-    return lambda op, path: left.pop(0) if op == "pwrite" and path[-4:] == ".wal" and left else None
-
-
-def kind_of(call: Callable[[], object]) -> object:
-    """Return what a call gives, True for an LSN, or the kind of error that it raises."""
-    try:
-        return call() is not None
-    except strandline.StrandlineError as error:
-        return type(error)
-
-
 def faulty_write(base: Path, answers: list[Fault], *, fast: bool) -> Outcome:
     """Have a BUFFERED write meet errors, on the short way or on the long one."""
     with Rig(base) as rig:
@@ -56,7 +51,7 @@ def faulty_write(base: Path, answers: list[Fault], *, fast: bool) -> Outcome:
         segment, offset, _, _ = log.tail
         if not fast:
             db._fast = db._writes.fast = None
-        rig.disk.faults = answering(*answers)
+        rig.disk.faults = answering(*(("pwrite", answer) for answer in answers))
         way: Any = short if fast else (lambda db, key, value, _: db.put(key, value))
         answer = kind_of(lambda: way(db, b"k", b"v" * 300, BUFFERED))
         rig.disk.faults = None

@@ -18,8 +18,9 @@ import pytest
 from strandline import Durability, StrandlineError
 from strandline.engine.store import Store
 from strandline.native import native
+from tests.native.short_way import LOCKS, locks_of, log_files, operations
 from tests.support.history import contents
-from tests.support.rig import HandRuntime, Rig
+from tests.support.rig import Rig
 
 pytestmark = pytest.mark.skipif(native is None, reason="the functions in C were not built")
 
@@ -94,20 +95,6 @@ class Side:
             "dirty": index.dirty_count(),
             "samples": (log.stats.groups().count, log.stats.groups().total),
         }
-
-    def log_files(self) -> dict[str, bytes]:
-        """Return what is in every file of the log, and in IDENTITY."""
-        disk, found = self.rig.disk, {}
-        for name in ["IDENTITY", *(f"log/{n}" for n in disk.listdir(f"{self.rig.directory}/log"))]:
-            file = disk.open(f"{self.rig.directory}/{name}", "r")
-            found[name] = file.pread(file.size(), 0)
-            file.close()
-        return found
-
-    def operations(self) -> list[tuple[object, ...]]:
-        """Return what was done on the disk, without the directory's own place."""
-        place = str(self.rig._base)
-        return [(o.op, o.path.replace(place, ""), *o[2:]) for o in self.rig.disk.operations]
 
 
 @contextmanager
@@ -258,17 +245,12 @@ def compare_reopened(fast: Store, slow: Store) -> None:
     assert slow.put(b"after", b"1") == fast.put(b"after", b"1")
 
 
-@pytest.mark.parametrize("locks", ["RLock", "OwnedLock"])
+@pytest.mark.parametrize("locks", LOCKS)
 @pytest.mark.parametrize("seed", range(8))
-def test_the_short_way_makes_no_difference(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, locks: str
-) -> None:
+def test_the_short_way_makes_no_difference(tmp_path: Path, seed: int, locks: str) -> None:
     """After each step both stores are the same, down to the bytes on disk; after a crash too."""
-    assert native is not None
-    if locks == "OwnedLock":
-        monkeypatch.setattr(HandRuntime, "owned_lock", lambda _: native.OwnedLock())
     script = Script(seed)
-    with two_sides(tmp_path) as (fast, slow):
+    with locks_of(locks), two_sides(tmp_path) as (fast, slow):
         for number in range(STEPS):
             name, step = script.draw()
             where = f"step {number}, {name}"
@@ -278,7 +260,7 @@ def test_the_short_way_makes_no_difference(
                 assert (where, what, expected[what]) == (where, what, actual[what])
         assert fast.done > STEPS // 5, "the short way was hardly ever open"
         assert 0 == slow.done
-        assert slow.log_files() == fast.log_files()
-        assert slow.operations() == fast.operations()
+        assert log_files(slow.rig) == log_files(fast.rig)
+        assert operations(slow.rig) == operations(fast.rig)
         compare_reopened(fast.rig.power_cut("none").open(), slow.rig.power_cut("none").open())
         compare_reopened(fast.rig.kill().open(), slow.rig.kill().open())
