@@ -224,7 +224,7 @@ class _Look:
                 error = damage
                 found = judged("salvage")
         except ForeignStoreError as foreign:
-            return LogCheck(None, [refusal(CheckVerdict.FOREIGN, log_dir, foreign)], None)
+            return LogCheck(None, _foreign(scans, foreign), None)
         except StrandlineError as misfit:
             findings = [refusal(CheckVerdict.STORE_DAMAGE, log_dir, misfit)]
             if error is not None:
@@ -248,6 +248,15 @@ class _Look:
             clean=found.clean and error is None,
         )
         return LogCheck(facts, findings, found)
+
+
+def _foreign(scans: Sequence[SegmentScan], error: ForeignStoreError) -> list[Finding]:
+    """Return a finding for every segment that is not one of this store and format."""
+    said = [(scan.path, ForeignStoreError(scan.foreign)) for scan in scans if scan.foreign]
+    if not said:
+        # A frame of a newer format; the message begins with the segment's path.
+        said = [(scan.path, error) for scan in scans if str(error).startswith(scan.path)]
+    return [refusal(CheckVerdict.FOREIGN, path, each) for path, each in said]
 
 
 def _watermark_said(scans: Sequence[SegmentScan]) -> int:

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Final
 
-import click
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import (
     BarColumn,
     Progress,
@@ -26,12 +27,15 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Column
+from rich.table import Column, Table
 from rich.text import Text
 
 _SHORT: Final = {"\n": r"\n", "\t": r"\t", "\r": r"\r"}
 _BYTES: Final = range(0xDC80, 0xDD00)
 """What the error handler `surrogateescape` makes of bytes that are not UTF-8."""
+
+program: Final = ContextVar("program", default="strandline")
+"""The name of the command that is running; messages begin with it."""
 
 _WIDE: Final = 70
 """Columns of a terminal from which on a bar has room for more than the share and the time."""
@@ -82,20 +86,39 @@ def write_line(text: str) -> None:
     sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
+def show_grid(titles: Sequence[str], rows: Sequence[Sequence[str | Text]], right: int = 0) -> None:
+    """Print rows below their titles, the first `right` columns aligned to the right.
+
+    A terminal cuts what is too wide; in a pipe everything is whole.
+    """
+    console = out()
+    grid = Table(box=None, pad_edge=False, header_style="dim")
+    for number, title in enumerate(titles):
+        justify: JustifyMethod = "right" if number < right else "left"
+        grid.add_column(title, justify=justify, no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        grid.add_row(*(each if isinstance(each, Text) else Text(harmless(each)) for each in row))
+    if not out_is_terminal():
+        console.width = max(console.width, _width_of(console, grid))
+    with console.capture() as captured:
+        console.print(grid)
+    for line in captured.get().splitlines():
+        write_line(line.rstrip())
+
+
+def _width_of(console: Console, grid: Table) -> int:
+    wide = console.options.update(width=1 << 16)
+    return console.measure(grid, options=wide).maximum
+
+
 def note(text: str) -> None:
     """Say something on stderr that is no result."""
-    err().print(Text(f"{_program()}: {harmless(text)}"))
+    err().print(Text(f"{program.get()}: {harmless(text)}"))
 
 
 def fail(text: str) -> None:
     """Say on stderr why the command failed."""
-    err().print(Text.assemble((f"{_program()}: ", "bold red"), harmless(text)))
-
-
-def _program() -> str:
-    """Return the name of the command that is running."""
-    context = click.get_current_context(silent=True)
-    return (context and context.find_root().info_name) or "strandline"
+    err().print(Text.assemble((f"{program.get()}: ", "bold red"), harmless(text)))
 
 
 class _ShareColumn(ProgressColumn):

@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 import strandline
 from strandline.errors import StrandlineError
 from strandline.tools.cli.failure import CommandError
-from strandline.tools.cli.terminal import fail, harmless
+from strandline.tools.cli.terminal import fail, harmless, program
 
 
 class Verbs(TyperGroup):
@@ -42,6 +42,8 @@ class Verbs(TyperGroup):
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         """Read the options of the command itself."""
+        if args:
+            program.set(args[0] or program.get())
         try:
             return super().make_context(*args, **kwargs)
         except Exception as error:
