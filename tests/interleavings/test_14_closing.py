@@ -7,11 +7,12 @@ not joined a group yet, a table that is being created, a second close.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,35 @@ def test_write_that_was_admitted_before_the_close(
         db.table("t").put(b"k", b"old")
         db.engine.attention |= HOLD_BACK
         monkeypatch.setattr(db.engine.pressure, "admit", lambda need: rig.close())
+        with pytest.raises(StoreClosedError):
+            WRITES[name](db, level)
+        assert BEFORE == contents(rig.open())
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", [*WRITES][:-3])
+def test_write_that_waited_for_the_mutex(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, level: Durability
+) -> None:
+    """It is refused too, if whoever had the mutex before it closed the store.
+
+    Guard: the gate is looked at when the mutex is held, not before.
+    """
+    with Rig(tmp_path) as rig:
+        db = rig.open()
+        db.put(b"k", b"1")
+        db.table("t").put(b"k", b"old")
+        mutex = db.engine.log.mutex
+
+        @contextlib.contextmanager
+        def door() -> Iterator[None]:
+            rig.close()
+            with mutex:
+                yield
+
+        monkeypatch.setattr(db, "_fast", None)
+        monkeypatch.setattr(db._writes, "fast", None)
+        monkeypatch.setattr(db._writes, "_mutex", door())
         with pytest.raises(StoreClosedError):
             WRITES[name](db, level)
         assert BEFORE == contents(rig.open())
@@ -265,8 +295,9 @@ def test_the_lock_is_given_back_last(tmp_path: Path) -> None:
 def test_workers_that_come_late_touch_nothing(tmp_path: Path) -> None:
     """A thread that close() did not wait for leaves the files to whoever has opened them since.
 
-    Raising the ceiling it would write an IDENTITY of an older epoch over theirs. Guard:
-    `Log.ended`, looked at by the housekeeping and by whoever makes room.
+    Raising the ceiling it would write an IDENTITY of an older epoch over theirs; recycling a
+    segment it would rename it over one of theirs. Guards: `Log.ended`, looked at by the
+    housekeeping and by whoever makes room, and `Segments._closed` for who is past that.
     """
     with Rig(tmp_path) as rig:
         db = rig.open()
@@ -277,7 +308,13 @@ def test_workers_that_come_late_touch_nothing(tmp_path: Path) -> None:
         before = len(rig.disk.operations)
         assert log.housekeep(), "nothing is left to be done"
         log.make_room(100)
+        log.segments.release(log.synced_lsn)
         assert [] == rig.disk.operations[before:]
+        names = rig.disk.listdir(f"{rig.directory}/log")
+        for call in (log.segments.prepare, lambda: log.segments.successor(100)):
+            with pytest.raises(OSError, match="the log is closed"):
+                call()
+        assert names == rig.disk.listdir(f"{rig.directory}/log")
 
 
 def test_a_closed_store_is_forgotten(tmp_path: Path) -> None:

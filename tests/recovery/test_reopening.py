@@ -13,6 +13,7 @@ from pathlib import Path
 
 import strandline
 from strandline import Durability
+from tests.support.rig import Rig
 
 
 def test_openings_without_a_write_leave_no_segments_behind(tmp_path: Path) -> None:
@@ -64,3 +65,27 @@ def test_the_end_of_a_recycled_segment_is_no_torn_tail(tmp_path: Path) -> None:
         assert 3000 == len(db)
         assert db.recovery_report.torn_tail is None
         assert () == db.recovery_report.quarantined
+
+
+def test_an_identity_from_a_backup_does_not_turn_the_epoch_back(tmp_path: Path) -> None:
+    """The segments say how far the epochs went; one that fell would be refused as a gap."""
+    with Rig(tmp_path) as rig:
+        rig.open()
+        path = f"{rig.directory}/IDENTITY"
+        file = rig.disk.open(path, "r")
+        old = file.pread(file.size(), 0)
+        file.close()
+        for number in range(3):
+            rig.store.put(b"%d" % number, b"v")
+            rig.close()
+            rig.open()
+        rig.close()
+        file = rig.disk.open(path, "rw")
+        file.pwrite(old, 0)
+        file.fdatasync()
+        file.close()
+        epoch = rig.open().recovery_report.epoch
+        rig.store.put(b"3", b"v")
+        again = rig.power_cut("none").open()
+        assert [b"0", b"1", b"2", b"3"] == list(again)
+        assert epoch < again.recovery_report.epoch

@@ -18,6 +18,8 @@ from tests.support.logs import (
     at,
     look,
     lsns,
+    mend,
+    quarantined,
     refused,
     replay,
     sample,
@@ -265,6 +267,23 @@ def test_the_report_of_a_recycled_tail_stops_where_the_new_use_stops() -> None:
     found = look(log.on_disk())
     assert found.torn is not None
     assert 1 << 20 == found.torn.dropped_bytes
+
+
+def test_all_own_frames_behind_a_torn_one_are_put_aside() -> None:
+    """However far they reach: they are what is dropped, and nothing else has them."""
+    log = LogBuilder()
+    log.open(background=b"\xa5" * (3 << 20))
+    log.data()
+    gone = log.data(synced=False)
+    last = log.data(1, bytes(3 << 19), synced=False)
+    disk = log.on_disk()
+    disk.flip(log.path(1), gone.offset)
+    dropped = disk.content(log.path(1))[gone.offset : last.end]
+    found = look(disk)
+    assert found.torn is not None
+    assert len(dropped) == found.torn.dropped_bytes
+    mend(found)
+    assert [dropped] == quarantined(disk)
 
 
 def test_a_header_that_never_reached_the_disk_is_a_torn_tail() -> None:

@@ -167,13 +167,14 @@ def test_a_crash_anywhere_in_settling_changes_no_outcome(
             assert not [name for name in after.listdir(LOG) if name.endswith(".recovered")]
 
 
-def test_recovering_again_and_again_does_not_fill_the_quarantine() -> None:
-    """A recovery that never gets further keeps one copy of the same bytes."""
+@pytest.mark.parametrize(("op", "path"), [("rename", ".wal"), ("fdatasync", ".partial")])
+def test_recovering_again_and_again_does_not_fill_the_quarantine(op: str, path: str) -> None:
+    """A recovery that never gets further keeps one copy of the same bytes, whole or half."""
     log, _ = torn()
     disk: SimulatedDisk = log.on_disk()
     for _ in range(5):
         found = look(disk)
-        disk.faults = fail("rename", Cut(), path=log.path(3))
+        disk.faults = fail(op, Cut(), path=path)
         with pytest.raises(Cut):
             mend(found)
         disk = disk.crash("all")
