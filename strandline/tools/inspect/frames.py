@@ -7,13 +7,15 @@ is in LMDB.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 import msgpack
 
 from strandline.engine.catalog import DEFAULT_TABLE_ID, Metadata
 from strandline.engine.operations import (
+    CREATE,
     OPERATION_MASK,
     OPERATION_NAMES,
     TAG_SHIFT,
@@ -26,6 +28,7 @@ from strandline.recovery.segment_scan import Run, SegmentScan
 from strandline.tools.inspect.examine import Examination
 from strandline.wal.reader import PlacedFrame, SegmentReader
 
+_OPTIONS: Final = msgpack.packb("codec")
 _KINDS: Final = {bytes, type(None)}
 _OPERATIONS: Final = set(OPERATION_NAMES)
 
@@ -115,6 +118,23 @@ class Tables:
             self.known[table_id] = TableInfo((key or b"").decode(), codec)
         except (ValueError, msgpack.UnpackException):
             return
+
+    def take(self, operations: Iterable[LogOperation]) -> None:
+        """Take in the tables that some operations define."""
+        for each in operations:
+            if each.op == CREATE:
+                self.define(each.table_id, each.key, each.value)
+
+    def learn(self, log: Examination, *, below: int) -> None:
+        """Take in the tables that the log defines below an LSN."""
+        if not below:
+            return
+        for scan, frames in LogFrames(log, to_lsn=below - 1):
+            for frame in frames:
+                # What every definition holds; it is rare, and decoding all would take long.
+                if _OPTIONS in frame[5]:
+                    with contextlib.suppress(PayloadError):
+                        self.take(operations_of(scan, frame))
 
     def name(self, table_id: int) -> str:
         """Return a table's name, `#id` where nothing tells it."""
