@@ -23,10 +23,11 @@ from strandline.wal.format import (
     TYPE_DATA,
     aligned,
     decode_frame_header,
+    decode_segment_header,
 )
 from tests.support.history import History, contents
 from tests.support.media import SECTOR, CrashPolicy
-from tests.support.rig import Rig
+from tests.support.rig import HandRuntime, Rig
 
 ASYNC, BUFFERED, SYNC = Durability.ASYNC, Durability.BUFFERED, Durability.SYNC
 
@@ -110,6 +111,38 @@ def test_zeroed_sector_in_the_middle(tmp_path: Path) -> None:
                 image.release()
 
 
+@pytest.mark.parametrize("end", ["idle", "closed"])
+def test_zeroed_sector_in_the_last_frame(tmp_path: Path, end: str) -> None:
+    """No frame follows, and yet the log says that the last one was on disk: it is no torn tail.
+
+    Guard: the sync mark that an idle log writes, once, and the seal of an orderly close.
+    """
+    rng = random.Random(7)
+    with Rig(tmp_path) as rig:
+        db = rig.open()
+        for number in range(3):
+            db.put(b"k%d" % number, rng.randbytes(2000), durability=SYNC)
+        if end == "idle":
+            assert rig.housekeep()
+            marked = db.engine.log.tail
+            assert rig.housekeep()
+            assert marked == db.engine.log.tail, "there is nothing new to be claimed"
+        else:
+            rig.close()
+        path = segments(rig)[0]
+        last = [place for place in frames(read(rig, path)) if place.type == TYPE_DATA][-1]
+        sectors = range(-(-last.offset // SECTOR) * SECTOR, last.end - SECTOR + 1, SECTOR)
+        assert 2 < len(sectors)
+        for sector in sectors:
+            image = rig.kill()
+            place = segments(image)[0]
+            zero(image, place, sector)
+            message = f"{place}: offset {last.offset}, LSN 3:"
+            with pytest.raises(LogCorruptionError, match=re.escape(message)):
+                image.open()
+            image.release()
+
+
 def zero(rig: Rig, path: str, offset: int) -> None:
     """Write a sector of zeros, durably."""
     file = rig.disk.open(path, "rw")
@@ -189,6 +222,34 @@ def test_stale_frames_behind_a_torn_tail(tmp_path: Path, mode: RecoveryMode) -> 
             again.release()
             image.release()
         assert 5 < tails
+
+
+def test_every_use_of_a_file_has_a_salt_of_its_own(tmp_path: Path) -> None:
+    """Segment ids and epochs can be guessed: only a salt keeps a value from holding a frame.
+
+    Guard: `_activate` draws a salt whenever a segment becomes the active one.
+    """
+    rng = random.Random(3)
+    salts: dict[int, int] = {}
+    names: dict[int, set[str]] = {}
+    with Rig(tmp_path) as rig:
+        for seed in range(3):
+            db = rig.open(runtime=HandRuntime(seed))
+            for number in range(120):
+                db.put(b"k", rng.randbytes(2000), durability=BUFFERED)
+                if number % 10 == 0:
+                    for path in segments(rig):
+                        header = decode_segment_header(read(rig, path))
+                        if header is not None:
+                            assert header.salt == salts.setdefault(header.segment_id, header.salt)
+                            names.setdefault(header.segment_id, set()).add(path)
+                if number % 40 == 39:
+                    assert rig.checkpoint()
+                    rig.housekeep()
+            rig.close()
+    assert 6 < len(salts)
+    assert any(1 < len(paths) for paths in names.values()), "no file was used again"
+    assert len(salts) == len({*salts.values()})
 
 
 @pytest.mark.parametrize("mode", ["tolerate-torn-tail", "strict"])

@@ -6,6 +6,7 @@ name would give them to the new table.
 
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ import pytest
 
 from strandline import Durability
 from strandline.engine.store import Store
+from strandline.errors import WriteOutcomeUnknownError
+from tests.support.faults import fail
 from tests.support.history import History, contents
 from tests.support.rig import Rig
 
@@ -129,6 +132,33 @@ def test_queued_writes_of_a_dropped_table(tmp_path: Path) -> None:
             image = rig.power_cut(policy)
             assert {("t", b"only"): b"new"} == contents(image.open())
         assert {("t", b"only"): b"new"} == contents(rig.kill().open())
+
+
+@pytest.mark.parametrize("what", ["create", "drop", "clear"])
+def test_definition_whose_sync_fails(tmp_path: Path, what: str) -> None:
+    """Nobody sees it before it is on disk: reads go on with the tables as they were.
+
+    Guard: `_define` leaves applying it to whoever gets the group published.
+    """
+    calls: dict[str, Callable[[Store], object]] = {
+        "create": lambda db: db.table("new"),
+        "drop": lambda db: db.drop_table("t"),
+        "clear": lambda db: db.table("t").clear(),
+    }
+    with Rig(tmp_path) as rig:
+        db = rig.open()
+        db.table("t").put(b"k", b"old")
+        rig.disk.faults = fail("fdatasync", OSError(errno.EIO, "I/O error"))
+        with pytest.raises(WriteOutcomeUnknownError):
+            calls[what](db)
+        assert (["t"], {("t", b"k"): b"old"}) == (db.tables(), contents(db))
+        assert not rig.checkpoint()
+        lost = rig.power_cut("none").open()
+        assert (["t"], {("t", b"k"): b"old"}) == (lost.tables(), contents(lost))
+        there = rig.kill().open()
+        expected = {"create": ["new", "t"], "drop": [], "clear": ["t"]}[what]
+        assert expected == there.tables()
+        assert (what == "create") == bool(contents(there))
 
 
 @pytest.mark.parametrize("logged_before", [False, True])

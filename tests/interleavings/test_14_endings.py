@@ -159,12 +159,14 @@ def test_interpreter_exit_beside_daemon_threads(tmp_path: Path) -> None:
         assert db.recovery_report.torn_tail is None
 
 
+@pytest.mark.parametrize("flushed", [False, True])
 @pytest.mark.parametrize("cycle", [False, True])
-def test_dropped_store_is_closed(tmp_path: Path, cycle: bool) -> None:
+def test_dropped_store_is_closed(tmp_path: Path, cycle: bool, flushed: bool) -> None:
     """A store that nobody holds warns, and lets go of its lock with everything on disk.
 
-    Guard: `Store.__del__` only sets a flag, and the checkpointer's thread, which does not
-    hold the store, does the rest (`close_orphan`).
+    Guard: `Store.__del__` only sets a flag and wakes the checkpointer's thread, which may have
+    nothing to do. It does not hold the store, and does the rest (`close_orphan`): a flush too,
+    for what has no other home than LMDB.
     """
     path = tmp_path / "data"
     threads = threading.active_count()
@@ -174,6 +176,9 @@ def test_dropped_store_is_closed(tmp_path: Path, cycle: bool) -> None:
         table = held[0].table("t")
         for number in range(30):
             table.put(b"%d" % number, b"v", durability=LEVELS[number % 3])
+        held[0].table("unlogged", logged=False).put(b"k", b"v")
+        if flushed:
+            held[0].flush()
         if cycle:
             held.append(held)
         del held, table
@@ -193,8 +198,41 @@ def test_dropped_store_is_closed(tmp_path: Path, cycle: bool) -> None:
     wait_until(opened)
     with found[0] as db:
         assert {b"%d" % number for number in range(30)} == set(db.table("t"))
+        assert {b"k": b"v"} == dict(db.table("unlogged").items())
         assert db.recovery_report.torn_tail is None
     wait_until(lambda: threading.active_count() <= threads)
+
+
+DROPPING = """
+import gc, sys, time
+import strandline
+
+strandline.open(sys.argv[1], map_bytes=16 << 20).put(b"k", b"v")
+gc.collect()
+while True:
+    try:
+        with strandline.open(sys.argv[1], map_bytes=16 << 20) as db:
+            assert {b"k": b"v"} == dict(db)
+        break
+    except strandline.StoreLockedError:
+        time.sleep(0.01)
+"""
+
+
+def test_dropped_store_is_closed_where_warnings_are_errors(tmp_path: Path) -> None:
+    """What the warning raises in a finalizer goes to stderr; the store is closed before.
+
+    Guard: `Store.__del__` warns last.
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", DROPPING, str(tmp_path / "data")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert 0 == done.returncode, done.stderr
+    assert "ResourceWarning" in done.stderr
 
 
 def wait_until(holds: Any, seconds: float = 30.0) -> None:
