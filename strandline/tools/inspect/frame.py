@@ -10,7 +10,7 @@ from rich.text import Text
 from strandline.recovery.segment_scan import SegmentScan
 from strandline.tools.cli.failure import CommandError
 from strandline.tools.cli.plain import to_json
-from strandline.tools.cli.terminal import harmless, out, write_line
+from strandline.tools.cli.terminal import harmless, out, out_is_terminal, write_line
 from strandline.tools.inspect.anatomy import Field, Holds, frame_anatomy, segment_anatomy
 from strandline.tools.inspect.examine import Examination, examine
 from strandline.tools.inspect.frames import LogFrames, Tables
