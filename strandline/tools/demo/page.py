@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from html import escape
-from importlib.resources import files
 from itertools import pairwise
 from typing import Final
 
@@ -13,9 +12,9 @@ from strandline.tools.demo.messages import Sample
 from strandline.tools.demo.proof import Proof
 from strandline.tools.demo.run import Outcome
 from strandline.tools.demo.sheets import Sheet, sheets
+from strandline.tools.pages.axes import WIDTHS
+from strandline.tools.pages.document import document, read_text
 
-_WIDTHS: Final = (360, 720, 1080)
-"""The widths that a chart is drawn for; page.css shows the one that fits."""
 _RATE_WINDOW: Final = 0.25
 """Seconds that a rate is taken over; less in a run that is over at once."""
 
@@ -28,20 +27,8 @@ _LEGEND: Final = (
 
 def render(outcome: Outcome) -> str:
     """Return the page as text."""
-    style = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
     verdict = "holds" if outcome.holds else "failed"
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>strandline demo</title>
-<style>
-{style}</style>
-</head>
-<body>
-<header>
+    body = f"""<header>
 <h1>strandline demo</h1>
 <p>{outcome.rows:,} flights that left New York in 2013, written in order by a process that is
 killed with SIGKILL at random moments (seed {outcome.seed}); each time the store is reopened and
@@ -62,10 +49,9 @@ compared with the input.</p>
 <section class="sheets">
 {"".join(map(_sheet, sheets(outcome)))}
 </section>
-</main>
-</body>
-</html>
-"""
+</main>"""
+    style = read_text(__package__, "page.css")
+    return document(title="strandline demo", body=body, style=style)
 
 
 def _tiles(outcome: Outcome) -> str:
@@ -118,7 +104,7 @@ def _charts(outcome: Outcome) -> str:
     ]
     return "".join(
         f"<figure><figcaption>{escape(panel.title)}</figcaption>"
-        + "".join(draw(panel, max(until, 0.1), interruptions, width) for width in _WIDTHS)
+        + "".join(draw(panel, max(until, 0.1), interruptions, width) for width in WIDTHS)
         + "</figure>"
         for panel in panels
     )
