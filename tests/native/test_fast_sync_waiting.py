@@ -94,6 +94,18 @@ def test_what_it_sleeps_on(waiting: Waiting) -> None:
     assert [("release",)] == gate.calls[2:]
 
 
+def test_an_answer_keeps_nothing(waiting: Waiting) -> None:
+    """What one slept on goes when he is answered."""
+    for number in range(4):
+        waiting.log.leading = True
+        call = waiting.start(b"k")
+        land(waiting.db, waiting.log.group).pop(0)()
+        assert 3 + number == call.answer()
+    gates = [weakref.ref(waiting.gates.pop()) for _ in range(4)]
+    gc.collect()
+    assert [None] * 4 == [gate() for gate in gates]
+
+
 def test_it_wakes_the_next_one(waiting: Waiting) -> None:
     """Those who wait are woken one by one, each by the one before, in the order of their coming."""
     group, woken = waiting.log.group, list[str]()
