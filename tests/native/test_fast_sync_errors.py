@@ -26,6 +26,8 @@ from tests.native.short_way import (
     SYNC,
     answering,
     assert_free,
+    begin_long,
+    begin_short,
     calmed,
     finished,
     kind_of,
@@ -178,6 +180,24 @@ def test_the_log_fails_meanwhile(tmp_path: Path) -> None:
             db.put(b"k", b"v", durability=SYNC)
         assert db.get(b"k") is None
         assert {**THERE, ("", b"k"): b"v"} == contents(rig.kill().open())
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_log_that_failed_a_moment_ago(tmp_path: Path, fast: bool) -> None:
+    """Nothing is written behind a failure, though nobody was told of it yet: who leads tells all."""
+    with Rig(tmp_path) as rig:
+        db = calmed(rig, SYNC)
+        log = db.engine.log
+        log.failure = OSError(errno.EIO, "lost")
+        before = len(rig.disk.operations)
+        done = (begin_short if fast else begin_long)(rig, b"k", b"v")
+        assert (3, log.group, None) == done
+        with pytest.raises(WriteOutcomeUnknownError, match="lost"):
+            finished(db, done)
+        assert (before, None, 2) == (len(rig.disk.operations), db.get(b"k"), log.tail[3])
+        assert_free(db)
+        with pytest.raises(StoreFailedError):
+            db.put(b"k", b"v", durability=SYNC)
 
 
 @pytest.mark.parametrize("error", [EIO, None])
