@@ -184,7 +184,7 @@ def test_the_log_fails_meanwhile(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fast", [False, True])
 def test_a_log_that_failed_a_moment_ago(tmp_path: Path, fast: bool) -> None:
-    """Nothing is written behind a failure, though nobody was told of it yet: who leads tells all."""
+    """Nothing is written behind a failure that nobody was told of yet: who leads tells all."""
     with Rig(tmp_path) as rig:
         db = calmed(rig, SYNC)
         log = db.engine.log
