@@ -41,7 +41,7 @@ class Spread:
             return
         least = min(counts)
         self.minimum = min(self.minimum, least) if self.count else least
-        self.maximum = max(self.maximum, max(counts))
+        self.maximum = max(self.maximum, *counts)
         buckets = self._buckets
         for value, times in counts.items():
             self.count += times
