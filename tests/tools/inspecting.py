@@ -28,7 +28,8 @@ def inspect(*args: object) -> Result:
 def inspected(*args: object, status: int = 0) -> str:
     """Run the command, see it end with a status, and return its output."""
     result = inspect(*args)
-    assert result.exit_code == status, (result.exit_code, result.output, result.exception)
+    said = result.stderr[-2000:]
+    assert result.exit_code == status, (result.exit_code, said, result.exception)
     return str(result.stdout)
 
 

@@ -94,7 +94,9 @@ class Selection:
         key = operation.key
         if self.prefix is not None and (key is None or not key.startswith(self.prefix)):
             return False
-        return self.key is None or key == self._key(tables.codec(operation.table_id))
+        if self.key is None:
+            return True
+        return key is not None and key == self._key(tables.codec(operation.table_id))
 
     def _of_table(self, operation: LogOperation, tables: Tables) -> bool:
         if self.tables is None:
