@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Final
 
 import typer
@@ -85,7 +85,7 @@ def dump(  # noqa: PLR0913 - one for each filter
         # A bar between the lines on one terminal would be in their way.
         watched = not out_is_terminal()
         done = 0
-        for some in _in_parts(_lines_of(frames, wanted, tables, lines), limit):
+        for some in _in_parts(lines_of(frames, wanted, tables, lines), limit):
             lines.print(some)
             done += len(some)
             if watched:
@@ -112,10 +112,13 @@ def _in_parts(source: Iterator[list[str]], limit: int | None) -> Iterator[list[s
         yield part
 
 
-def _lines_of(
-    frames: LogFrames, wanted: Selection, tables: Tables, lines: Lines
+def lines_of(
+    frames: Iterable[tuple[SegmentScan, list[PlacedFrame]]],
+    wanted: Selection,
+    tables: Tables,
+    lines: Lines,
 ) -> Iterator[list[str]]:
-    """Yield the lines of wanted operations."""
+    """Yield the lines of wanted operations, a list for each frame."""
     plain = wanted.takes_all
     for scan, some in frames:
         for frame in some:

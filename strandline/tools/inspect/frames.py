@@ -28,7 +28,8 @@ from strandline.recovery.segment_scan import Run, SegmentScan
 from strandline.tools.inspect.examine import Examination
 from strandline.wal.reader import PlacedFrame, SegmentReader
 
-_OPTIONS: Final = msgpack.packb("codec")
+OPTIONS: Final = msgpack.packb("codec")
+"""What every definition of a table holds; it is rare, and decoding all would take long."""
 _KINDS: Final = {bytes, type(None)}
 _OPERATIONS: Final = set(OPERATION_NAMES)
 
@@ -131,8 +132,7 @@ class Tables:
             return
         for scan, frames in LogFrames(log, to_lsn=below - 1):
             for frame in frames:
-                # What every definition holds; it is rare, and decoding all would take long.
-                if _OPTIONS in frame[5]:
+                if OPTIONS in frame[5]:
                     with contextlib.suppress(PayloadError):
                         self.take(operations_of(scan, frame))
 
