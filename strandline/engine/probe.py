@@ -62,12 +62,11 @@ _HARMLESS: Final = "neither reachable nor in the freeDB"
 # An empty package in the place of the public surface, whose imports would take longer than
 # looking at a small store does.
 _START: Final = """
-import json, sys, types
-sys.path[:], package = json.loads(sys.argv[3])
+import importlib, json, sys, types
+(sys.path[:], package), module, *arguments = map(json.loads, sys.argv[1:])
 sys.modules["strandline"] = types.ModuleType("strandline")
 sys.modules["strandline"].__path__ = package
-from strandline.engine.probe import main
-main(sys.argv[1], sys.argv[2])
+importlib.import_module(module).main(*arguments)
 """
 
 Depth = Literal["metadata", "trees", "values"]
@@ -156,19 +155,26 @@ def read_metadata_apart(path: str) -> Metadata:
 
 
 def _start(path: str, depth: Depth) -> subprocess.Popen[bytes] | None:
-    """Start the child; None where this interpreter's program is not Python."""
+    """Start the child that looks; None where there can be none."""
+    return start_child(__name__, path, depth, stderr=subprocess.STDOUT)
+
+
+def start_child(module: str, *arguments: Any, stderr: int) -> subprocess.Popen[bytes] | None:
+    """Start a child that calls `main` of a module of this package; its output is a pipe.
+
+    The arguments go there as JSON. None where this interpreter's program is not Python.
+    """
     program = os.path.basename(sys.executable or "")
     if getattr(sys, "frozen", False) or not program.startswith(("python", "pypy")):
         return None
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    places = json.dumps([sys.path, [package]])
-    arguments = [path, depth, places]
+    said = [json.dumps(each) for each in ([sys.path, [package]], module, *arguments)]
     try:
         return subprocess.Popen(
-            [sys.executable, "-I", "-c", _START, *arguments],
+            [sys.executable, "-I", "-c", _START, *said],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=stderr,
         )
     except OSError:
         return None
@@ -223,7 +229,7 @@ def _lines(pipe: IO[bytes], silence: float) -> Iterator[bytes]:
 
 def main(path: str, depth: Depth) -> None:
     """Look at an environment and print what is found: what the child does."""
-    _no_core_dump()
+    no_core_dump()
     reports = _say(path) if depth == "metadata" else look(path, depth == "values")
     try:
         for report in reports:
@@ -263,7 +269,7 @@ def _say(path: str) -> Iterator[Report]:
     """Report the metadata and nothing else."""
     try:
         seen = data_file.look(path)
-        with _opened(seen, path) as env:
+        with open_seen(seen, path) as env:
             metadata = _metadata(env, seen)
     except (StoreCorruptionError, lmdb.Error) as error:
         yield {"findings": [str(error)], "done": True}
@@ -275,7 +281,8 @@ def _say(path: str) -> Iterator[Report]:
     yield {"metadata": said, "done": True}
 
 
-def _opened(seen: data_file.DataFile, path: str) -> lmdb.Environment:
+def open_seen(seen: data_file.DataFile, path: str) -> lmdb.Environment:
+    """Open an environment to read what was there when it was looked at, and touch nothing."""
     return lmdb.open(
         path,
         map_size=max(seen.file_bytes, _MIN_MAP),
@@ -295,7 +302,7 @@ def _metadata(env: lmdb.Environment, seen: data_file.DataFile) -> Metadata:
 
 def _walk(seen: data_file.DataFile, path: str, values: bool) -> Iterator[Report]:
     """Walk every tree through LMDB."""
-    with _opened(seen, path) as env:
+    with open_seen(seen, path) as env:
         metadata = _metadata(env, seen)
         databases = catalog.open_tables(env, metadata, seen.path)
         names = {row.id: row.name for row in metadata.tables.values()}
@@ -305,7 +312,7 @@ def _walk(seen: data_file.DataFile, path: str, values: bool) -> Iterator[Report]
         told = time.monotonic()
         with env.begin() as txn:
             for table_id, database in databases.items():
-                table = _Tree(table_id, metadata.entries[table_id], origin)
+                table = Tree(table_id, metadata.entries[table_id], origin)
                 cursor = txn.cursor(database)
                 rows: Iterator[Any] = (
                     cursor.iternext(values=True) if values else cursor.iternext(values=False)
@@ -321,7 +328,7 @@ def _walk(seen: data_file.DataFile, path: str, values: bool) -> Iterator[Report]
         yield {"tables": len(databases), "entries": walked, "done": True}
 
 
-class _Tree:
+class Tree:
     """What has been seen of one table's tree."""
 
     def __init__(self, table_id: int, expected: int, origin: Origin) -> None:
@@ -362,6 +369,6 @@ class _Tree:
         return [f"{self._where}: expected {promised}, found {self.walked}"]
 
 
-def _no_core_dump() -> None:
+def no_core_dump() -> None:
     """Keep a signal, which here is an answer, from leaving a core file behind."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
