@@ -21,6 +21,7 @@ from strandline.recovery.check_log import check_log
 from strandline.recovery.check_report import CheckProgress, CheckVerdict, Finding, Writer
 from strandline.recovery.opening import STORE_NAME
 from strandline.recovery.segment_scan import SegmentScan
+from strandline.recovery.survey import Survey
 from strandline.tools.cli.terminal import ProgressBar
 from strandline.tools.inspect.target import Target
 
@@ -66,6 +67,9 @@ class Examination:
     """All up to here is in LMDB, or else lies before the first segment."""
     last_lsn: int
     """The last LSN in a valid frame, or in LMDB."""
+    survey: Survey | None = None
+    """What an opening would keep of it, a salvage where no other would open it; None where
+    none would."""
 
     @property
     def verdict(self) -> CheckVerdict:
@@ -113,15 +117,20 @@ class Examination:
         return found
 
 
-def examine(target: Target, *, operations: bool = False) -> Examination:
+def examine(target: Target, *, operations: bool = False, locked: bool = False) -> Examination:
     """Scan and judge a log, with a progress bar when a person watches.
 
-    With `operations` it is decoded, too, what an opening would replay. Raises
+    With `operations` it is decoded, too, what an opening would replay. `locked` says that
+    the caller itself holds the writer's lock, so that nobody writes. Raises
     ForeignStoreError if LMDB is of a newer format, OSError if a file cannot be read.
     """
     notes: list[str] = []
     metadata = _metadata(target, notes)
-    writer = find_writer(target.store) if target.store else None
+
+    def look_for_writer() -> Writer | None:
+        return find_writer(target.store) if target.store and not locked else None
+
+    writer = look_for_writer()
     with ProgressBar("reading the log", "bytes", delay=0.3) as bar:
 
         def tell(seen: CheckProgress) -> None:
@@ -133,8 +142,8 @@ def examine(target: Target, *, operations: bool = False) -> Examination:
             target.disk,
             target.log_dir,
             uuid=target.uuid,
-            read_metadata=_newest(target, metadata, notes),
-            has_writer=lambda: bool(target.store and find_writer(target.store)),
+            read_metadata=_newest(target, metadata, notes, look_for_writer),
+            has_writer=lambda: look_for_writer() is not None,
             progress=tell,
             paths=target.segments() if target.segment else None,
             operations=operations,
@@ -156,6 +165,7 @@ def examine(target: Target, *, operations: bool = False) -> Examination:
         notes=notes,
         watermark_lsn=result.watermark_lsn,
         last_lsn=max(last, result.watermark_lsn if metadata else 0),
+        survey=survey,
     )
 
 
@@ -176,14 +186,17 @@ def _metadata(target: Target, notes: list[str]) -> Metadata | None:
 
 
 def _newest(
-    target: Target, metadata: Metadata | None, notes: list[str]
+    target: Target,
+    metadata: Metadata | None,
+    notes: list[str],
+    look_for_writer: Callable[[], Writer | None],
 ) -> Callable[[], Metadata | None]:
     """Return what reads the metadata anew where a writer may have moved the watermark."""
     first = True
 
     def read() -> Metadata | None:
         nonlocal first
-        if first or metadata is None or not (target.store and find_writer(target.store)):
+        if first or metadata is None or look_for_writer() is None:
             first = False
             return metadata
         return _metadata(target, notes) or metadata
