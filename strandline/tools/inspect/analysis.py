@@ -126,4 +126,4 @@ class _Frames:
         self.undecodable += 1
         self.undecodable_operations += frame[2]
         if len(self.places) < _PLACES:
-            self.places.append(Undecodable(scan.path, frame[0], frame[1], str(error)))
+            self.places.append(Undecodable(scan.path, frame[0], frame[1], str(error)[:200]))

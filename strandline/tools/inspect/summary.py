@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import typer
 from rich.text import Text
@@ -10,7 +11,7 @@ from rich.text import Text
 from strandline.recovery.check_report import CheckVerdict, Finding
 from strandline.tools.cli.terminal import harmless, note
 from strandline.tools.inspect.examine import WORDS, Examination
-from strandline.tools.inspect.frames import LogFrames
+from strandline.tools.inspect.frames import Gone
 
 
 def style_of(verdict: CheckVerdict) -> str:
@@ -80,9 +81,16 @@ def tell_findings(log: Examination) -> None:
         )
 
 
-def tell_gone(frames: LogFrames) -> None:
+class _Read(Protocol):
+    """What was read: frames, or an analysis of them."""
+
+    @property
+    def gone(self) -> Sequence[Gone]: ...
+
+
+def tell_gone(read: _Read) -> None:
     """Say on stderr what a writer gave back before it could be read again."""
-    for gone in frames.gone:
+    for gone in read.gone:
         note(
             f"{gone.path}: given back by the writer meanwhile; LSN {gone.first_lsn} to "
             f"{gone.last_lsn} are in LMDB and not shown"
