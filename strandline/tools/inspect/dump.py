@@ -12,7 +12,13 @@ from strandline.recovery.segment_scan import SegmentScan
 from strandline.tools.cli.terminal import ProgressBar, note, out_is_terminal
 from strandline.tools.inspect.examine import examine
 from strandline.tools.inspect.fields import Values
-from strandline.tools.inspect.frames import LogFrames, Tables, flat_operations, operations_of
+from strandline.tools.inspect.frames import (
+    LogFrames,
+    Tables,
+    flat_operations,
+    flat_singles,
+    operations_of,
+)
 from strandline.tools.inspect.lines import Format, Lines
 from strandline.tools.inspect.params import AsJson, LogPath, ValuesForm
 from strandline.tools.inspect.selection import (
@@ -121,16 +127,27 @@ def lines_of(
     """Yield the lines of wanted operations, a list for each frame."""
     plain = wanted.takes_all
     for scan, some in frames:
+        if plain and (found := _singles(scan, some, lines)):
+            yield found
+            continue
         for frame in some:
             try:
                 if plain:
                     yield _whole(scan, frame, wanted, tables, lines)
                 elif wanted.wants_time(frame[3]):
-                    found = operations_of(scan, frame)
-                    tables.take(found)
-                    yield lines.of(each for each in found if wanted.wants(each, tables))
+                    operations = operations_of(scan, frame)
+                    tables.take(operations)
+                    yield lines.of(each for each in operations if wanted.wants(each, tables))
             except PayloadError as error:
                 note(f"{scan.path}: offset {frame[0]}, LSN {frame[1]}: {error}")
+
+
+def _singles(scan: SegmentScan, frames: list[PlacedFrame], lines: Lines) -> list[str] | None:
+    """Return the lines of frames of one operation each; None where that is not all that it is."""
+    flat = flat_singles(frames)
+    if flat is None or CREATE in {tag & OPERATION_MASK for tag in flat[0]}:
+        return None
+    return lines.of_singles(scan.segment_id, frames, *flat)
 
 
 def _whole(

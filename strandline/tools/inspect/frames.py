@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
@@ -178,11 +178,40 @@ def flat_operations(frame: PlacedFrame) -> tuple[list[int], list[bytes | None], 
     _, first_lsn, count, _, _, payload = frame
     items = decode_items(payload, count)
     tags, keys, values = items[1::3], items[2::3], items[3::3]
-    sound = {*map(type, keys), *map(type, values)} <= _KINDS and {*map(type, tags)} == {int}
-    if not sound or min(tags) < 0 or not {tag & OPERATION_MASK for tag in tags} <= _OPERATIONS:
+    if not _sound(tags, keys, values):
         decode_operations(first_lsn, payload, count)  # says what it is
         raise PayloadError(f"LSN {first_lsn}: operations that make no sense")
     return tags, keys, values
+
+
+def flat_singles(
+    frames: list[PlacedFrame],
+) -> tuple[list[int], list[bytes | None], list[bytes | None]] | None:
+    """Return the tags, keys and values of frames of one operation each, checked at once.
+
+    None where a frame has more operations, or does not hold what it should: then they are
+    for `flat_operations`, one by one.
+    """
+    if {frame[2] for frame in frames} != {1}:
+        return None
+    try:
+        items = [msgpack.unpackb(frame[5]) for frame in frames]
+    except (ValueError, msgpack.UnpackException):
+        return None
+    if {*map(type, items)} != {list} or {*map(len, items)} != {4}:
+        return None
+    _, tags, keys, values = zip(*items, strict=True)
+    if not _sound(tags, keys, values):
+        return None
+    return list(tags), list(keys), list(values)
+
+
+def _sound(tags: Iterable[Any], keys: Iterable[Any], values: Iterable[Any]) -> bool:
+    kinds = {*map(type, keys), *map(type, values)}
+    if not kinds <= _KINDS or {*map(type, tags)} != {int}:
+        return False
+    distinct = {*tags}
+    return min(distinct) >= 0 and {tag & OPERATION_MASK for tag in distinct} <= _OPERATIONS
 
 
 def table_of(tag: int) -> int:

@@ -25,6 +25,7 @@ from strandline.tools.cli.terminal import out, out_is_terminal
 from strandline.tools.inspect.fields import Values, plain_key, plain_value, show_key, show_value
 from strandline.tools.inspect.frames import LogOperation, Tables
 from strandline.tools.inspect.times import SECOND, show_time
+from strandline.wal.reader import PlacedFrame
 
 COLUMNS: Final = ("lsn", "time", "table", "op", "key", "value")
 _LEAST_WIDTH: Final = 40
@@ -121,6 +122,51 @@ class Lines:
             f',"value":{self._value(value)}{tail}'
             for lsn, (tag, key, value) in enumerate(zip(tags, keys, values, strict=True), first_lsn)
         ]
+
+    def of_singles(
+        self,
+        segment: int,
+        frames: list[PlacedFrame],
+        tags: list[int],
+        keys: list[bytes | None],
+        values: list[bytes | None],
+    ) -> list[str]:
+        """Return the lines of frames of one operation each, as `of_frame` would."""
+        if self._kind is not Format.JSONL or self._values is Values.MSGPACK:
+            return [
+                line
+                for frame, tag, key, value in zip(frames, tags, keys, values, strict=True)
+                for line in self.of_frame(
+                    (segment, frame[0], frame[3]), frame[1], [tag], [key], [value]
+                )
+            ]
+        heads = self._heads
+        for tag in {*tags} - heads.keys():
+            self._learn(tag)
+        shown = [self._key(tag, key) for tag, key in zip(tags, keys, strict=True)]
+        if self._values is not Values.NONE:
+            shown = [
+                f'{key},"value":{self._value(value)}'
+                for key, value in zip(shown, values, strict=True)
+            ]
+        start = ',"time":"'
+        tail = f',"segment":{segment},"offset":'
+        return [
+            f'{{"lsn":{frame[1]}{start}{moment}"{heads[tag][0]}{text}{tail}{frame[0]}}}'
+            for frame, moment, tag, text in zip(
+                frames, self._times([frame[3] for frame in frames]), tags, shown, strict=True
+            )
+        ]
+
+    def _times(self, times: list[int]) -> list[str]:
+        """Return many times; most often all of one second."""
+        second = times[0] // SECOND
+        if second == times[-1] // SECOND == min(times) // SECOND == max(times) // SECOND:
+            self._time(times[0])
+            if second == self._second:
+                text = self._second_text
+                return [f"{text}{each % SECOND // 1000:06d}Z" for each in times]
+        return [self._time(each) for each in times]
 
     def _json(self, operation: LogOperation) -> str:
         plain = operation_plain(operation, self._tables, self._values)
