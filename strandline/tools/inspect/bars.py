@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 from strandline.tools.inspect.figures import Rates
@@ -11,6 +12,9 @@ from strandline.tools.inspect.figures import Rates
 _EIGHTHS: Final = "▏▎▍▌▋▊▉█"
 _LEVELS: Final = "▁▂▃▄▅▆▇█"
 _PLAIN_LEVELS: Final = ".:-=+*%#"
+_PAUSES: Final = 5
+_LONG: Final = 4
+"""How much longer than all the rest a pause is that is cut out."""
 PAUSE: Final = "~"
 """In a sparkline: a long time in which nothing was written, cut out."""
 
@@ -40,35 +44,38 @@ def series(rates: Rates, table_id: int | None, columns: int) -> tuple[list[float
 
     Of one table, or of all. A pause that would take up most of the room is one None.
     """
-    slots = _slots(rates)
-    join = max(1, -(-len(slots) // max(1, columns)))
-    found: list[float | None] = []
+    stretches = _stretches(rates)
+    # In buckets. Each stretch can need a column that it does not fill, and has one behind it.
+    long = sum(each[-1] - each[0] + 1 for each in stretches)
+    join = max(1, -(-long // max(1, columns - 2 * len(stretches))))
     seconds = rates.width_ns * join / 1e9
-    for start in range(0, len(slots), join):
-        part = slots[start : start + join]
-        if all(each is None for each in part):
+    found: list[float | None] = []
+    buckets = iter(rates.buckets)
+    for number, stretch in enumerate(stretches):
+        if number:
             found.append(None)
-            continue
-        amount = sum(
-            _of(rates.buckets[each].operations, table_id)
-            for each in part
-            if each is not None and each >= 0
-        )
-        found.append(amount / seconds)
+        values = [0.0] * ((stretch[-1] - stretch[0]) // join + 1)
+        for at in stretch:
+            values[(at - stretch[0]) // join] += _of(next(buckets).operations, table_id) / seconds
+        found += values
     return found, rates.width_ns * join
 
 
-def _slots(rates: Rates) -> list[int | None]:
-    """Return the bucket of each stretch of time, -1 where there is none, None for a pause."""
-    slots: list[int | None] = []
-    longest = max(10, 2 * len(rates.buckets))
-    for number, bucket in enumerate(rates.buckets):
-        if number:
-            before = rates.buckets[number - 1].start_ns
-            empty = (bucket.start_ns - before) // rates.width_ns - 1
-            slots += [-1] * empty if empty <= longest else [None]
-        slots.append(number)
-    return slots
+def _stretches(rates: Rates) -> list[list[int]]:
+    """Return the numbers of the buckets, apart where there is a long pause between them."""
+    numbers = [bucket.start_ns // rates.width_ns for bucket in rates.buckets]
+    if not numbers:
+        return []
+    gaps = sorted((b - a, at) for at, (a, b) in enumerate(pairwise(numbers), 1))
+    left = numbers[-1] - numbers[0] + 1
+    cuts = []
+    for gap, at in gaps[: -_PAUSES - 1 : -1]:
+        left -= gap
+        if gap <= _LONG * left:
+            break
+        cuts.append(at)
+    ends = [0, *sorted(cuts), len(numbers)]
+    return [numbers[start:end] for start, end in pairwise(ends)]
 
 
 def _of(operations: dict[int, int], table_id: int | None) -> int:

@@ -85,7 +85,7 @@ class OperationCounter:
         self.operations = 0
         self.hot_keys = HeavyHitters()
         self.hot_prefixes = HeavyHitters()
-        self._distinct = DistinctKeys()
+        self.distinct = DistinctKeys()
         self._tables = tables
         self._wanted = wanted
         self._rows: dict[int, _Row] = {}
@@ -142,7 +142,7 @@ class OperationCounter:
                     part = slice(start, at)
                     self._count(tags[part], keys[part], values[part], operations, data_bytes)
                     if self._of(table_of(tag)) != OTHER:
-                        self._distinct.clear(table_of(tag))
+                        self.distinct.clear(table_of(tag))
                     start = at
         if start:
             tags, keys, values = tags[start:], keys[start:], values[start:]
@@ -155,8 +155,8 @@ class OperationCounter:
         every = _Row(frames=self._frames)
         valid = []
         for table_id, row in self._rows.items():
-            valid.append(self._distinct.valid(table_id))
-            distinct = self._distinct.count(table_id)
+            valid.append(self.distinct.valid(table_id))
+            distinct = self.distinct.count(table_id)
             found.append(row.figures(table_id, self._tables, distinct, valid[-1]))
             every.kinds += row.kinds
             every.key_bytes += row.key_bytes
@@ -230,7 +230,7 @@ class OperationCounter:
         found.pop(None, None)  # nonsense that can be written
         counts: dict[bytes, int] = found  # type: ignore[assignment]
         # Equal keys of different tables in one row are different keys.
-        self._distinct.add(one, counts.keys(), table_id if one == OTHER else 0)
+        self.distinct.add(one, counts.keys(), table_id if one == OTHER else 0)
         if not self._tables.codec(table_id).startswith("int64"):
             prefixes: Counter[bytes] = Counter()
             for key, times in counts.items():

@@ -1,0 +1,732 @@
+"""An analysis says what a plain computation over all operations says.
+
+The logs are built frame by frame on a simulated disk. What the sketches promise, how far
+they can be off and how many entries they keep, is shown on sketches that are made small.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from strandline.engine.operations import (
+    CLEAR,
+    CREATE,
+    DELETE,
+    DROP,
+    OPERATION_NAMES,
+    PUT,
+    VOID,
+    encode_table_options,
+    tag_of,
+)
+from strandline.recovery.check_report import CheckVerdict
+from strandline.tools.inspect import counting
+from strandline.tools.inspect.analysis import analyse
+from strandline.tools.inspect.bars import PAUSE, bar, series, sparkline
+from strandline.tools.inspect.counting import OperationCounter
+from strandline.tools.inspect.examine import Examination, examine
+from strandline.tools.inspect.figures import OTHER, Analysis, Bucket, Estimate, Rates
+from strandline.tools.inspect.frames import Tables
+from strandline.tools.inspect.rates import RateCounter
+from strandline.tools.inspect.sketch import DistinctKeys, HeavyHitters, total
+from strandline.tools.inspect.spread import Spread
+from strandline.tools.inspect.sync_lag import LagCounter
+from strandline.tools.inspect.target import Target
+from strandline.wal.format import FRAME_HEADER_BYTES
+from strandline.wal.reader import frame_bytes
+from tests.support.logs import LOG, UUID, LogBuilder, LogDisk, sample
+
+MS = 1_000_000
+T0 = 1_760_000_000_000 * MS
+
+
+class Op(NamedTuple):
+    """An operation as a test writes it."""
+
+    table: int
+    op: int
+    key: bytes | None = None
+    value: bytes | None = None
+
+
+class Written(NamedTuple):
+    """A frame as a test writes it."""
+
+    operations: list[Op]
+    time_ns: int = T0
+    behind: int = 0
+    """How many operations before it are not known synced."""
+
+
+def put(key: bytes, value: bytes = b"v", table: int = 1) -> Op:
+    """Return a put."""
+    return Op(table, PUT, key, value)
+
+
+def payload_of(operations: Sequence[Op]) -> bytes:
+    """Return operations as a frame holds them."""
+    items: list[Any] = [None]
+    for each in operations:
+        items += [tag_of(each.table, each.op), each.key, each.value]
+    packed: bytes = msgpack.packb(items)
+    return packed
+
+
+def build(frames: Sequence[Written], *, a_segment: int = 10) -> LogBuilder:
+    """Build a log with so many frames in a segment."""
+    log = LogBuilder()
+    for number, frame in enumerate(frames):
+        if number % a_segment == 0:
+            if number:
+                log.seal()
+            log.open()
+        synced = max(0, log.next_lsn - 1 - frame.behind)
+        payload = payload_of(frame.operations)
+        count = len(frame.operations)
+        log.data(count, payload, time_ns=frame.time_ns, synced_lsn=synced)
+    if not frames:
+        log.open()
+    return log
+
+
+def look(disk: LogDisk) -> Examination:
+    """Examine the log on a disk."""
+    return examine(Target(path="log", kind="log", disk=disk, log_dir=LOG, store=None, uuid=UUID))
+
+
+def analysed(frames: Sequence[Written], **options: Any) -> Analysis:
+    """Build a log of these frames and analyse it."""
+    log = look(build(frames).on_disk())
+    assert log.findings == []
+    return analyse(log, Tables(None), **options)
+
+
+def key_list() -> st.SearchStrategy[bytes]:
+    """Few keys, so that they meet; with separators in all places."""
+    texts = ["a", "b", "c:d", "c:e", "c:d:f", ":x", ":x|y", "u/1", "u/2", "plain", "\0\0", "n\n-1"]
+    return st.sampled_from([text.encode() for text in texts])
+
+
+def operation_list() -> st.SearchStrategy[list[Op]]:
+    """Operations of one frame: of one table, or anything."""
+    keyed = st.builds(
+        Op,
+        st.integers(1, 4),
+        st.sampled_from([PUT, PUT, PUT, DELETE]),
+        key_list(),
+        st.none() | st.binary(max_size=9),
+    )
+    other = st.builds(Op, st.integers(1, 4), st.sampled_from([CLEAR, DROP, VOID, CREATE]))
+    one_table = st.lists(st.builds(put, key_list()), min_size=1, max_size=8)
+    return one_table | st.lists(keyed | keyed | keyed | other, min_size=1, max_size=8)
+
+
+FRAMES = st.lists(
+    st.builds(
+        Written,
+        operation_list(),
+        st.integers(0, 5000).map(lambda ms: T0 + ms * MS // 3),
+        st.integers(0, 12),
+    ),
+    max_size=30,
+)
+
+
+class Plain:
+    """The figures, computed one operation at a time."""
+
+    def __init__(self, frames: Sequence[Written], first: int = 0, last: int | None = None) -> None:
+        self.kinds: dict[int, Counter[str]] = defaultdict(Counter)
+        self.data: Counter[int] = Counter()
+        self.frames: Counter[int] = Counter()
+        self.distinct: dict[int, set[bytes]] = defaultdict(set)
+        self.overwritten: Counter[int] = Counter()
+        self.hot: Counter[tuple[int, bytes]] = Counter()
+        self.by_time: Counter[tuple[int, int]] = Counter()
+        self.sizes: list[int] = []
+        valid: dict[int, set[bytes]] = defaultdict(set)
+        lsn = 0
+        for frame in frames:
+            inside: set[int] = set()
+            if lsn + len(frame.operations) >= first and (last is None or lsn + 1 <= last):
+                self.sizes.append(len(frame.operations))
+            for each in frame.operations:
+                lsn += 1
+                if lsn < first or (last is not None and lsn > last):
+                    continue
+                inside.add(each.table)
+                self.kinds[each.table][OPERATION_NAMES[each.op]] += 1
+                self.data[each.table] += len(each.key or b"") + len(each.value or b"")
+                self.by_time[frame.time_ns, each.table] += 1
+                if each.op in (CLEAR, DROP):
+                    self.overwritten[each.table] += len(valid[each.table])
+                    valid[each.table].clear()
+                elif each.op in (PUT, DELETE):
+                    assert each.key is not None
+                    self.overwritten[each.table] += each.key in valid[each.table]
+                    valid[each.table].add(each.key)
+                    self.distinct[each.table].add(each.key)
+                    self.hot[each.table, each.key] += 1
+            self.frames.update(inside)
+
+
+def check(found: Analysis, plain: Plain) -> None:
+    """All figures by table, by key and by time are those of the plain computation."""
+    assert {each.table_id for each in found.tables} == set(plain.kinds)
+    for each in found.tables:
+        assert each.table_id is not None
+        number = each.table_id
+        assert each.kinds == dict(plain.kinds[number])
+        assert each.data_bytes == plain.data[number]
+        assert each.frames == plain.frames[number]
+        assert each.distinct == Estimate(len(plain.distinct[number]), True)
+        assert each.overwritten == Estimate(plain.overwritten[number], True)
+    kinds: Counter[str] = sum(plain.kinds.values(), Counter())
+    assert found.total.kinds == dict(kinds)
+    assert found.total.operations == sum(kinds.values())
+    assert found.total.data_bytes == sum(plain.data.values())
+    assert found.total.distinct.value == sum(map(len, plain.distinct.values()))
+    assert found.total.overwritten.value == sum(plain.overwritten.values())
+    hot = {(each.table_id, each.key): each.count for each in found.hot_keys.found}
+    assert hot == dict(plain.hot)
+    assert found.hot_keys.missed == 0
+    assert not any(each.too_many for each in found.hot_keys.found)
+    width = found.rates.width_ns
+    expected: Counter[tuple[int, int]] = Counter()
+    for (time_ns, table), times in plain.by_time.items():
+        expected[time_ns - time_ns % width, table] += times
+    assert expected == {
+        (bucket.start_ns, table): times
+        for bucket in found.rates.buckets
+        for table, times in bucket.operations.items()
+    }
+    data = sum(sum(bucket.data_bytes.values()) for bucket in found.rates.buckets)
+    assert data == found.total.data_bytes
+
+
+@given(FRAMES)
+def test_the_figures_are_those_of_a_plain_computation(frames: list[Written]) -> None:
+    """Whatever the log holds: clears, drops, voids, several tables in a frame, clocks astray."""
+    found = analysed(frames, top=100)
+    check(found, Plain(frames))
+    assert found.frames == len(frames)
+    payloads = [len(payload_of(frame.operations)) for frame in frames]
+    assert found.payload_bytes == sum(payloads)
+    assert found.frame_bytes == sum(map(frame_bytes, payloads))
+    back = sum(b.time_ns < a.time_ns for a, b in pairwise(frames))
+    assert found.rates.steps_back == back
+
+
+@given(FRAMES, st.integers(0, 60), st.integers(0, 60))
+def test_a_range_of_lsns(frames: list[Written], one: int, other: int) -> None:
+    """With from_lsn and to_lsn only operations between them count, both included."""
+    first, last = sorted((one, other))
+    found = analysed(frames, top=100, from_lsn=first, to_lsn=last)
+    plain = Plain(frames, first, last)
+    check(found, plain)
+    assert found.frames == len(plain.sizes)
+
+
+@given(FRAMES, st.sets(st.integers(1, 4)))
+def test_some_tables_only(frames: list[Written], wanted: set[int]) -> None:
+    """With `only` the operations of other tables count nowhere; frames do."""
+    found = analysed(frames, top=100, only={f"#{table}" for table in wanted})
+    kept = [
+        frame._replace(operations=[op for op in frame.operations if op.table in wanted])
+        for frame in frames
+    ]
+    check(found, Plain(kept))
+    assert found.frames == len(frames)
+    assert found.total.frames == sum(bool(frame.operations) for frame in kept)
+
+
+@given(FRAMES)
+def test_small_batches_change_nothing(frames: list[Written]) -> None:
+    """Where batches end has no influence on any figure."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(counting, "_BATCH_OPERATIONS", 3)
+        check(analysed(frames, top=100), Plain(frames))
+
+
+def test_a_table_that_the_log_creates_is_known_by_name() -> None:
+    """From its CREATE on; `only` takes the name, and its integer keys have no prefixes."""
+    options = encode_table_options("int64/bytes", logged=True)
+    key = b":" + bytes(6) + b":"
+    frames = [Written([Op(2, CREATE, b"n", options), put(key, table=2), put(b"k:")])]
+    found = analysed(frames, only=["n"])
+    assert [(each.table_id, each.name, each.codec) for each in found.tables] == [
+        (2, "n", "int64/bytes")
+    ]
+    assert found.hot_prefixes.found == []
+    assert [each.key for each in found.hot_keys.found] == [key]
+
+
+@pytest.mark.parametrize(
+    ("key", "prefix"),
+    [
+        (b"user:1:name", b"user:"),
+        (b"a/b", b"a/"),
+        (b"a|b", b"a|"),
+        (b"a.b", b"a."),
+        (b"a#b", b"a#"),
+        (b"a-b", b"a-"),
+        (b"a_b", b"a_"),
+        (b"a\0b", b"a\0"),
+        (b"a\nb:c", b"a\nb:"),
+        (b"/usr/lib", b"/usr/"),
+        (b"//usr", None),
+        (b"plain", None),
+        (b"::", None),
+        (b"\xff\xfe:", b"\xff\xfe:"),
+    ],
+)
+def test_the_prefix_of_a_key(key: bytes, prefix: bytes | None) -> None:
+    """All up to and including its first separator, those that it begins with left aside."""
+    found = analysed([Written([put(key), put(key)])])
+    expected = [] if prefix is None else [(prefix, 2)]
+    assert [(each.key, each.count) for each in found.hot_prefixes.found] == expected
+
+
+def test_an_empty_log() -> None:
+    """There is nothing in it, and nothing is divided by it."""
+    found = analysed([])
+    assert found.frames == found.total.operations == found.frame_bytes == 0
+    assert found.total.saved == found.group_sizes.mean == found.group_sizes.percentile(50) == 0
+    assert (found.tables, found.rates.buckets, found.hot_keys.found) == ([], [], [])
+    assert found.rates.first_ns == found.rates.end_ns == 0
+    assert found.group_sizes.powers() == []
+
+
+def test_a_damaged_log() -> None:
+    """What verifies is counted, behind the damage too; the rest is not."""
+    frames = [Written([put(b"k%d" % number)]) for number in range(20)]
+    log = build(frames)
+    disk = log.on_disk()
+    lost = log.segments[1].frames[4]
+    disk.flip(log.path(1), lost.offset + FRAME_HEADER_BYTES)
+    examined = look(disk)
+    assert examined.verdict is CheckVerdict.LOG_DAMAGE
+    found = analyse(examined, Tables(None))
+    assert found.total.operations == found.frames == 19
+    assert found.total.distinct.value == 19
+
+
+def test_payloads_that_do_not_decode() -> None:
+    """They are counted as frames, their places are told, and the others count as ever."""
+    log = sample()
+    log.data(2, payload_of([put(b"a"), put(b"b")]))
+    log.data(1, msgpack.packb([None, "t" * 5000, b"k", b"v"]))
+    found = analyse(look(log.on_disk()), Tables(None))
+    bad = len(sample().data_frames) + 1
+    assert (found.undecodable, found.frames) == (bad, bad + 1)
+    assert found.undecodable_operations == 14
+    assert found.total.operations == 2
+    assert [each.lsn for each in found.undecodable_places][:3] == [1, 2, 5]
+    assert len(found.undecodable_places) == 8
+    assert all(0 < len(each.reason) <= 200 for each in found.undecodable_places)
+
+
+def test_puts_without_a_key() -> None:
+    """A faulty writer could write such; they count as operations, and of no key."""
+    found = analysed([Written([Op(1, PUT), Op(1, DELETE, None, b"v"), Op(1, CLEAR, b"k", b"v")])])
+    assert found.total.kinds == {"put": 1, "delete": 1, "clear": 1}
+    assert found.total.data_bytes == 3
+    assert found.total.distinct.value == 0
+    assert found.hot_keys.found == []
+
+
+def test_more_tables_than_have_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that come late share one row; equal keys of theirs are different keys."""
+    monkeypatch.setattr(counting, "ROWS", 3)
+    frames = [Written([put(b"k", table=table), put(b"k", table=table)]) for table in range(1, 9)]
+    found = analysed(frames)
+    assert {each.table_id for each in found.tables} == {1, 2, 3, OTHER}
+    others = found.table(OTHER)
+    assert (others.operations, others.frames) == (10, 5)
+    assert (others.distinct.value, others.overwritten.value) == (5, 5)
+    assert found.total.operations == 16
+    with pytest.raises(KeyError):
+        found.table(7)
+
+
+def test_progress_is_told() -> None:
+    """How many operations and bytes are done, and of how many, up to the end."""
+    seen: list[tuple[int, int, int]] = []
+    log = look(build([Written([put(b"k")])] * 25).on_disk())
+    analyse(log, Tables(None), progress=lambda *each: seen.append(each))
+    assert len(seen) >= 3
+    assert seen == sorted(seen)
+    assert seen[-1][0] == 25
+
+
+# ---- different keys
+
+
+def keys_of(count: int, start: int = 0) -> list[bytes]:
+    """Return so many different keys."""
+    return [b"key %d" % number for number in range(start, start + count)]
+
+
+def test_different_keys_are_exact_up_to_the_budget() -> None:
+    """As many hashes as the budget allows are kept, of all tables together."""
+    distinct = DistinctKeys(1000)
+    for _ in range(3):
+        distinct.add(1, keys_of(600))
+        distinct.add(2, keys_of(400))
+    assert (distinct.count(1), distinct.count(2)) == (Estimate(600, True), Estimate(400, True))
+    assert distinct.entries == 1000
+
+
+def test_different_keys_beyond_the_budget() -> None:
+    """Entries stay within it, estimates within four stated errors; small tables are exact."""
+    distinct = DistinctKeys(2000)
+    distinct.add(2, keys_of(300))
+    for start in range(0, 200_000, 5000):
+        distinct.add(1, keys_of(5000, start))
+        distinct.add(1, keys_of(5000, start // 2))
+        assert distinct.entries <= 2000
+    found = distinct.count(1)
+    assert not found.exact
+    assert 0.01 < found.error < 0.05
+    assert abs(found.value - 200_000) < 4 * found.error * 200_000
+    assert distinct.count(2) == Estimate(300, True)
+    both = total([found, distinct.count(2)])
+    assert both.value == found.value + 300
+    assert not both.exact
+    assert both.error == pytest.approx(found.error, rel=0.01)
+
+
+@given(st.lists(st.tuples(st.sampled_from("avc"), st.integers(0, 30)), max_size=40))
+def test_clearing_and_counting(steps: list[tuple[str, int]]) -> None:
+    """A clear voids keys, it does not make them be forgotten, and they can come back."""
+    distinct = DistinctKeys(10_000)
+    every: set[bytes] = set()
+    valid: set[bytes] = set()
+    for step, number in steps:
+        if step == "c":
+            distinct.clear(1)
+            valid.clear()
+        else:
+            distinct.add(1, keys_of(5, number))
+            every.update(keys_of(5, number))
+            valid.update(keys_of(5, number))
+    assert distinct.count(1) == Estimate(len(every), True)
+    assert distinct.valid(1) == Estimate(len(valid), True)
+
+
+def test_clears_stay_within_the_budget() -> None:
+    """What was voided counts against it, too."""
+    distinct = DistinctKeys(500)
+    for start in range(0, 20_000, 100):
+        distinct.add(1, keys_of(100, start))
+        distinct.clear(1)
+        assert distinct.entries <= 500
+    assert distinct.valid(1).value == 0
+    found = distinct.count(1)
+    assert abs(found.value - 20_000) < 4 * found.error * 20_000
+
+
+# ---- hot keys
+
+
+@given(st.integers(0, 1 << 32), st.integers(1, 20), st.integers(1, 3))
+def test_the_bounds_of_hot_keys(seed: int, capacity: int, tables: int) -> None:
+    """What the counters promise.
+
+    A count is never too low, and too high by `too_many` at the most; that is `missed` at the
+    most, and that the share of one counter. Who is not listed is no hotter than said.
+    """
+    chooser = random.Random(seed)
+    hitters = HeavyHitters(capacity)
+    real: Counter[tuple[int, bytes]] = Counter()
+    for _ in range(chooser.randrange(40)):
+        table = chooser.randrange(tables)
+        fresh = Counter(
+            b"%d" % int(200 * chooser.random() ** 3) for _ in range(chooser.randrange(60))
+        )
+        real.update({(table, key): times for key, times in fresh.items()})
+        hitters.add(table, fresh)
+        assert hitters.entries <= 2 * capacity
+    found = hitters.top(10_000)
+    assert found.missed <= sum(real.values()) / (capacity + 1)
+    listed = set()
+    for each in found.found:
+        times = real[each.table_id, each.key]
+        assert each.count - each.too_many <= times <= each.count
+        assert each.too_many <= found.missed
+        assert times > found.missed
+        listed.add((each.table_id, each.key))
+    for place, times in real.items():
+        assert place in listed or times <= 2 * found.missed
+    assert [each.count for each in found.found] == sorted(
+        (each.count for each in found.found), reverse=True
+    )
+    assert hitters.top(3).found == found.found[:3]
+
+
+def test_hot_keys_are_exact_where_all_fit() -> None:
+    """Without a counter given up nothing is too many, and nothing is missed."""
+    hitters = HeavyHitters(10)
+    for _ in range(5):
+        hitters.add(1, dict.fromkeys(keys_of(20), 2))
+    found = hitters.top(100)
+    assert found.missed == 0
+    assert {(each.count, each.too_many) for each in found.found} == {(10, 0)}
+
+
+def test_no_key_stands_out_of_equals() -> None:
+    """Of many keys that occur equally often none is called hot."""
+    hitters = HeavyHitters(10)
+    for start in range(100):
+        hitters.add(1, dict.fromkeys(keys_of(50, 50 * start), 1))
+    assert hitters.top(10).found == []
+
+
+# ---- how values spread
+
+
+VALUES = st.lists(st.integers(0, 1 << 10) | st.integers(0, (1 << 64) - 1), min_size=1)
+
+
+@given(VALUES, st.floats(0.1, 100))
+def test_percentiles(values: list[int], percent: float) -> None:
+    """Exact below 64, never too high, and no more than 1/32 too low; the ends are exact."""
+    spread = Spread()
+    for value in values:
+        spread.add({value: 1})
+    assert (spread.count, spread.total) == (len(values), sum(values))
+    assert (spread.minimum, spread.maximum) == (min(values), max(values))
+    rank = max(1, -(-len(values) * percent // 100))
+    exact = sorted(values)[int(rank) - 1]
+    found = spread.percentile(percent)
+    assert found <= exact
+    assert exact - found <= exact / 32
+    assert found == exact or exact >= 64
+
+
+@given(VALUES)
+def test_powers_of_two(values: list[int]) -> None:
+    """Every value is in one power, which has its bounds; there is no hole between powers."""
+    spread = Spread()
+    spread.add(Counter(values))
+    powers = spread.powers()
+    for low, high, count in powers:
+        assert count == sum(low <= value <= high for value in values)
+    assert sum(power.count for power in powers) == len(values)
+    for one, following in pairwise(powers):
+        assert following.low == one.high + 1
+
+
+def test_a_spread_is_bounded() -> None:
+    """Of any 64-bit values there are no more buckets than were said."""
+    spread = Spread()
+    chooser = random.Random(1)
+    spread.add(Counter(chooser.getrandbits(chooser.randrange(1, 65)) for _ in range(200_000)))
+    assert spread.buckets <= 1920
+
+
+# ---- rates
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 1 << 64), st.integers(1, 5), st.integers(1, 9)), max_size=80)
+)
+def test_rates_of_any_clock(written: list[tuple[int, int, int]]) -> None:
+    """Whatever the clock says, buckets stay few, and each has what was written in its time."""
+    counter = RateCounter(buckets=10, series=3)
+    for time_ns, table, times in written:
+        assert time_ns in counter.window(time_ns)
+        counter.add(time_ns, {table: times}, {table: 7 * times})
+    found = counter.result()
+    assert len(found.buckets) <= 10
+    expected: Counter[int] = Counter()
+    for time_ns, _, times in written:
+        expected[time_ns - time_ns % found.width_ns] += times
+    assert expected == {each.start_ns: sum(each.operations.values()) for each in found.buckets}
+    assert all(
+        times * 7 == each.data_bytes[table]
+        for each in found.buckets
+        for table, times in each.operations.items()
+    )
+    starts = [each.start_ns for each in found.buckets]
+    assert starts == sorted(starts)
+    assert len(found.tables) <= 4
+    assert len(set(found.tables) - {OTHER}) <= 3
+
+
+def test_the_width_of_buckets() -> None:
+    """It is as fine as the number of buckets allows: a second for some minutes."""
+    counter = RateCounter()
+    for second in range(200):
+        counter.add(T0 + second * 1000 * MS, {1: 1}, {})
+        counter.add(T0 + second * 1000 * MS + 500 * MS, {1: 1}, {})
+    assert counter.result().width_ns == 1000 * MS
+
+
+def test_a_clock_that_jumps_costs_the_others_nothing() -> None:
+    """A frame of 1970 among those of a minute does not widen their buckets."""
+    frames = [Written([put(b"k")], T0 + second * 1000 * MS) for second in range(60)]
+    frames[30] = frames[30]._replace(time_ns=0)
+    frames[40] = frames[40]._replace(time_ns=(1 << 64) - 1)
+    found = analysed(frames)
+    assert found.rates.width_ns <= 1000 * MS
+    assert len(found.rates.buckets) == 60
+    assert found.rates.steps_back == 2
+    values, _ = series(found.rates, None, 200)
+    assert values.count(None) == 2
+    assert len(values) <= 200
+
+
+def rates_of(*buckets: tuple[int, int]) -> Rates:
+    """Rates with buckets of a second, at some seconds, with some operations of table 1."""
+    return Rates(
+        width_ns=10**9,
+        buckets=[Bucket(at * 10**9, {1: times}, {1: 0}) for at, times in buckets],
+        tables=[1],
+        steps_back=0,
+    )
+
+
+def test_a_series_in_few_columns() -> None:
+    """Neighbours are joined, stretches without a write are 0, and nothing is lost."""
+    rates = rates_of(*((at, at + 1) for at in range(50)), (53, 9))
+    values, column_ns = series(rates, None, 20)
+    assert len(values) <= 20
+    assert column_ns == 3 * 10**9
+    assert len(values) == 18
+    amounts = [each for each in values if each is not None]
+    assert sum(amounts) * 3 == pytest.approx(sum(range(51)) + 9)
+    assert series(rates_of((0, 4), (2, 8)), 1, 20)[0] == [4.0, 0.0, 8.0]
+    assert series(rates_of((0, 4), (2, 8)), 2, 20)[0] == [0.0, 0.0, 0.0]
+    assert series(rates_of(), None, 20)[0] == []
+
+
+def test_a_long_pause_is_cut_out() -> None:
+    """It takes one column, which says so."""
+    values, _ = series(rates_of((0, 4), (1000, 8)), None, 20)
+    assert values == [4.0, None, 8.0]
+    assert PAUSE in sparkline(values, 8.0)
+
+
+@given(st.lists(st.integers(0, 1 << 34), min_size=1, max_size=60), st.integers(20, 100))
+def test_a_series_fits(times: list[int], columns: int) -> None:
+    """Whatever the clocks said, it has no more columns than there are, and loses nothing."""
+    counter = RateCounter(buckets=20)
+    for each in times:
+        counter.add(each * each, {1: 3}, {})
+    values, column_ns = series(counter.result(), None, columns)
+    assert len(values) <= columns
+    amounts = [each for each in values if each is not None]
+    assert sum(amounts) * column_ns / 1e9 == pytest.approx(3 * len(times))
+
+
+def test_bars_and_sparklines() -> None:
+    """What is not 0 is seen, what is most is full, and nothing comes of nothing."""
+    assert (bar(0, 10, 8), bar(5, 0, 8)) == ("", "")
+    assert len(bar(10, 10, 8)) == 8
+    assert len(bar(1, 10**9, 8)) == 1
+    line = sparkline([0.0, 1.0, 8.0], 8.0)
+    assert len(line) == 3
+    assert line[0] == " "
+    assert len(set(line)) == 3
+    assert sparkline([0.0], 0.0) == " "
+
+
+# ---- sync lag
+
+
+def lag_of(*frames: tuple[int, int, int, int], waiting: int = 1000) -> Any:
+    """The lag of frames of (first LSN, operations, time, synced LSN)."""
+    counter = LagCounter(waiting)
+    for first, count, time_ns, synced in frames:
+        counter.take([(0, first, count, time_ns, synced, b"")])
+        assert counter.entries <= waiting
+    return counter.result()
+
+
+def test_sync_lag() -> None:
+    """What lies between a frame and what it knows synced was at risk; it was until claimed."""
+    found = lag_of((1, 2, 100, 0), (3, 1, 110, 0), (4, 1, 150, 2), (5, 6, 170, 4))
+    assert (found.operations.count, found.operations.total) == (4, 0 + 2 + 1 + 0)
+    assert found.operations.maximum == 2
+    assert found.delay_ns.count == 3
+    assert found.delay_ns.total == (150 - 100) + (170 - 110) + (170 - 150)
+    assert (found.delay_ns.minimum, found.delay_ns.maximum) == (20, 60)
+    assert (found.unclaimed, found.backward, found.sampled) == (1, 0, 1)
+
+
+def test_sync_lag_of_a_clock_set_back() -> None:
+    """No negative delay is made up: such frames are counted apart."""
+    found = lag_of((1, 1, 100, 0), (2, 1, 50, 1), (3, 1, 60, 2))
+    assert (found.backward, found.delay_ns.count, found.delay_ns.total) == (1, 1, 10)
+
+
+def test_sync_lag_of_a_frame_that_claims_itself() -> None:
+    """A frame that claims more than there was is believed no further than that."""
+    found = lag_of((1, 1, 100, 77), (2, 1, 110, 77))
+    assert found.operations.maximum == 0
+    assert found.delay_ns.total == 10
+
+
+def test_sync_lag_where_nothing_is_synced_for_long() -> None:
+    """Frames that wait are a sample of bounded size, which still stands for all of them."""
+    frames = [(lsn, 1, lsn * 10, 0) for lsn in range(1, 5001)]
+    found = lag_of(*frames, waiting=100)
+    assert found.sampled >= 32
+    assert found.unclaimed == 5000
+    assert found.delay_ns.count == 0
+    found = lag_of(*frames, (5001, 1, 50_010, 5000), waiting=100)
+    assert found.delay_ns.count == pytest.approx(5000, abs=found.sampled)
+    assert found.delay_ns.mean == pytest.approx(25_000, rel=0.05)
+    assert found.operations.maximum == 4999
+
+
+def test_the_lag_of_a_log() -> None:
+    """It is taken from what frames say, in order, over segments."""
+    frames = [Written([put(b"k"), put(b"l")], T0 + n * MS, 2 * min(n, 3)) for n in range(30)]
+    found = analysed(frames)
+    assert found.sync.operations.maximum == 6
+    assert found.sync.delay_ns.percentile(50) == pytest.approx(4 * MS, rel=1 / 32)
+    assert found.sync.unclaimed == 4
+
+
+# ---- memory
+
+
+def test_what_is_kept_does_not_grow_with_the_log() -> None:
+    """Many keys, tables, sizes and times: every counter keeps what it may, and no more."""
+    tables = Tables(None)
+    counter = OperationCounter(tables)
+    for number in range(300):
+        names: list[bytes | None] = [b"%d:%d" % (number, n) for n in range(1000)]
+        tags = [tag_of(1 + number * 7 % 200, PUT)] * 1000
+        counter.take(T0 + number**3 * MS, tags, names, [b"v"] * 1000, 10_000)
+    counter.flush()
+    rows, every = counter.result()
+    assert every.operations == 300_000
+    assert len(rows) == 200
+    assert counter.hot_keys.entries <= 2 << 12
+    assert counter.hot_prefixes.entries <= 2 << 12
+    assert counter.distinct.entries <= 1 << 17
+    rates = counter.rates.result()
+    assert len(rates.buckets) <= 240
+    assert len(rates.tables) <= 65
+    error = every.distinct.error
+    assert abs(every.distinct.value - 300_000) < 4 * error * 300_000
+
+
+def test_a_row_is_found_by_where_it_stands() -> None:
+    """Tables are listed by operations, most first."""
+    frames = [Written([put(b"k", table=2)] * 3 + [put(b"k")] + [put(b"k", table=3)] * 2)]
+    found = analysed(frames)
+    assert [each.table_id for each in found.tables] == [2, 3, 1]
+    assert found.rates.tables == [2, 3, 1]
