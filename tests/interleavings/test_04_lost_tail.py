@@ -198,3 +198,22 @@ def test_ceiling_is_raised_by_two_at_once(tmp_path: Path) -> None:
         writing.answer()
         assert before < read_identity(rig.disk, rig.directory).lsn_ceiling
         assert bytes(10_000) == rig.power_cut("none").open().get(b"large")
+
+
+@pytest.mark.usefixtures("_tiny_blocks")
+def test_definitions_alone_do_not_pass_the_ceiling(tmp_path: Path) -> None:
+    """They take LSNs as writes do, and the ceiling on disk is above them at every moment.
+
+    Guard: `_define` makes room first, which raises the ceiling.
+    """
+    with Rig(tmp_path) as rig:
+        db = rig.open()
+        first = read_identity(rig.disk, rig.directory).lsn_ceiling
+        while db.stats().last_lsn < first - BLOCK // 2 - 300:
+            db.put_many({b"%d" % number: b"v" for number in range(200)})
+        assert first == read_identity(rig.disk, rig.directory).lsn_ceiling, "raised before"
+        while (last := db.stats().last_lsn) < first + 10:
+            if last > first - 10:
+                ceiling = read_identity(rig.disk.crash("none"), rig.directory).lsn_ceiling
+                assert last < ceiling
+            db.clear()

@@ -9,6 +9,7 @@ a recovery that is cut short must leave as much as it found.
 
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +18,10 @@ from typing import Any
 import pytest
 
 from strandline import Durability
+from strandline.errors import DiskFullError
 from strandline.wal.format import segment_id_of
 from strandline.wal.segments import SPARE_NAME
+from tests.support.faults import fail
 from tests.support.history import Changes, History, contents
 from tests.support.rig import Rig
 
@@ -232,3 +235,32 @@ def test_crash_at_every_operation_of_a_recovery(tmp_path: Path, seed: int) -> No
                 step()
 
         rig.sweep(everything, look, "none", "kill", rng, rng)
+
+
+def test_segment_that_could_not_be_left_is_not_given_back(tmp_path: Path) -> None:
+    """It was sealed, its successor's header found no room, and so it goes on taking frames.
+
+    A checkpoint covers all that was in it then. Guard: `Segments.release` keeps what is not
+    retired for good.
+    """
+    with Rig(tmp_path) as rig:
+        db = rig.open()
+        segment = db.engine.log.tail[0]
+        while db.engine.log.tail[1] < segment.usable - 3000:
+            db.put(b"k", bytes(1000), durability=SYNC)
+        rig.housekeep()
+        (successor,) = db.engine.log.segments.prepared
+        rig.disk.faults = fail("pwrite", OSError(errno.ENOSPC, "No space"), path=successor.path)
+        with pytest.raises(DiskFullError):
+            db.put(b"k", bytes(8000), durability=SYNC)
+        rig.disk.faults = None
+        assert rig.checkpoint()
+        db.put(b"after", b"1", durability=SYNC)
+        rig.housekeep()
+        db.put(b"after that", b"2", durability=SYNC)
+        assert segment is db.engine.log.tail[0], "the test proves nothing"
+        image = rig.power_cut("none")
+        expected = {b"k": bytes(1000), b"after": b"1", b"after that": b"2"}
+        assert expected == dict(image.open())
+        db.put(b"last", bytes(8000), durability=SYNC)
+        assert expected | {b"last": bytes(8000)} == dict(rig.power_cut("none").open())

@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 
 import strandline
+from strandline.recovery import tail
+from strandline.wal.identity import read_identity
+from strandline.wal.real_disk import RealDisk
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,6 +39,12 @@ atexit.register(lambda: setattr(threading.Thread, "start", refuse))
 """
 
 ENDINGS = {"end": ("", 0), "sys.exit": ("sys.exit(3)", 3), "exception": ("raise KeyError", 1)}
+
+
+def ended_cleanly(path: Path) -> bool:
+    """Tell whether the log ends in the seal of an orderly close."""
+    uuid = read_identity(RealDisk(), str(path)).uuid
+    return tail.ended_cleanly(RealDisk(), str(path / "log"), uuid)
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -63,6 +72,58 @@ def test_exit_without_close(tmp_path: Path, ending: str, warnings: str, threads:
     assert code == done.returncode, done.stderr
     assert "ResourceWarning" in done.stderr
     assert "not closed before the interpreter's exit" in done.stderr
+    assert ended_cleanly(tmp_path / "data")
     with strandline.open(tmp_path / "data") as db:
         assert db.recovery_report.torn_tail is None
         assert (b"2", b"1") == (db.get(b"weak"), db.table("views").get(b"unlogged"))
+
+
+HARD = {
+    # The exit gives up in time, and the log comes first.
+    "a checkpoint that hangs": """
+from strandline.engine import process_guard
+
+process_guard.EXIT_TIMEOUT = 2.0
+db.engine.checkpointer.run = lambda: threading.Event().wait()
+""",
+    # Whoever should have closed the store is not there any more.
+    "a checkpointer that has ended": "db.engine.checkpointer.stop(10.0)",
+    # What it had frozen is in no active layer.
+    "a checkpoint that failed": """
+from strandline.errors import DiskFullError
+
+real = db.engine.backing.checkpoint
+
+def refuse():
+    raise DiskFullError("no room", 28)
+
+db.engine.backing.checkpoint = refuse
+while not db.engine.checkpointer.failures:
+    db.flush(timeout=0.1)
+db.engine.checkpointer._retry_at = 1e18
+db.engine.backing.checkpoint = real
+""",
+}
+
+
+@pytest.mark.parametrize("what", HARD)
+def test_exit_beside_what_has_failed(tmp_path: Path, what: str) -> None:
+    """It is over in time, and what can be saved is saved: the log, and all that is unlogged.
+
+    Guards: `_at_exit` waits with a time limit for the store's own thread, and does its work
+    where it is gone; `close_at_exit` syncs the log first, and flushes frozen layers too.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM + HARD[what], str(tmp_path / "data")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert 0 == done.returncode, done.stderr
+    hangs = what == "a checkpoint that hangs"
+    assert ended_cleanly(tmp_path / "data") != hangs
+    with strandline.open(tmp_path / "data") as db:
+        assert b"2" == db.get(b"weak")
+        assert (None if hangs else b"1") == db.table("views").get(b"unlogged")
