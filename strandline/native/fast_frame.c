@@ -158,7 +158,9 @@ void move_tail(const FastPut *self, Place *place) {
 
 void hand_over_error(const FastPut *self, const Place *place) {
     PyObject *kind, *error, *trace;
-    if (place->frame == NULL || !PyErr_ExceptionMatches(PyExc_OSError)) {
+    /* The tail has moved: the frame is in the log, and memory ran out before all knew of it. */
+    int lost = place->tail == NULL && slot(self->the_log, &self->log, LOG_FAILURE) == Py_None;
+    if (place->frame == NULL || (!lost && !PyErr_ExceptionMatches(PyExc_OSError))) {
         return;
     }
     PyErr_Fetch(&kind, &error, &trace);

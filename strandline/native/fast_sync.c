@@ -17,11 +17,14 @@ static int make_gate(const FastPut *self, Waiter *waiter) {
         return -1;
     }
     waiter->gate = PyObject_GetAttrString(lock, "acquire");
-    waiter->wake = PyObject_GetAttrString(lock, "release");
+    waiter->wake = waiter->gate == NULL ? NULL : PyObject_GetAttrString(lock, "release");
     Py_DECREF(lock);
-    PyObject *taken = waiter->gate == NULL ? NULL : PyObject_CallNoArgs(waiter->gate);
+    if (waiter->gate == NULL || waiter->wake == NULL) {
+        return -1;
+    }
+    PyObject *taken = PyObject_CallNoArgs(waiter->gate);
     Py_XDECREF(taken);
-    return taken == NULL || waiter->wake == NULL ? -1 : 0;
+    return taken == NULL ? -1 : 0;
 }
 
 static int make_waiter(const FastPut *self, const Write *write, Waiter *waiter) {
@@ -120,6 +123,16 @@ static void name_waiter(const FastPut *self, Write *write, Waiter *waiter, PyObj
     PyTuple_SET_ITEM(waiter->result, 1, Py_NewRef(group));
 }
 
+/* Let what was queued for a key before be so again; takes no memory, and keeps an exception. */
+static void requeue(PyObject *newest, PyObject *key, PyObject *before) {
+    PyObject *kind, *error, *trace;
+    PyErr_Fetch(&kind, &error, &trace);
+    if ((before == NULL ? PyDict_DelItem(newest, key) : PyDict_SetItem(newest, key, before)) < 0) {
+        PyErr_Clear();
+    }
+    PyErr_Restore(kind, error, trace);
+}
+
 /* Under the mutex. Takes the result out of `waiter`; NULL as in `join`. */
 static PyObject *join_synced(const FastPut *self, Write *write, Waiter *waiter) {
     int64_t size, first;
@@ -143,14 +156,20 @@ static PyObject *join_synced(const FastPut *self, Write *write, Waiter *waiter) 
     }
     name_waiter(self, write, waiter, group, lsn);
     PyObject *newest = slot(write->state, &self->state, STATE_QUEUED);
-    if (PyList_Append(sync, waiter->item) < 0 ||
-        PyDict_SetItem(newest, write->key, waiter->queued) < 0 ||
-        elect(self, group, waiter) < 0) {
+    PyObject *before = Py_XNewRef(PyDict_GetItemWithError(newest, write->key));
+    int joined = PyList_Append(sync, waiter->item) == 0 &&
+                 PyDict_SetItem(newest, write->key, waiter->queued) == 0;
+    if (!joined || elect(self, group, waiter) < 0) {
+        if (joined) {
+            requeue(newest, write->key, before);
+        }
         PyList_SetSlice(items, count, PY_SSIZE_T_MAX, NULL);
         PyList_SetSlice(sync, published, PY_SSIZE_T_MAX, NULL);
+        Py_XDECREF(before);
         Py_DECREF(filled);
         return NULL;
     }
+    Py_XDECREF(before);
     set_slot(group, &self->group, GROUP_SIZE, filled);
     PyObject *result = waiter->result;
     waiter->result = NULL;

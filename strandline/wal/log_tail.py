@@ -259,9 +259,14 @@ class LogTail(LogQueues):
         """Write the rest of a frame, for native/fast_put.c. Under append lock and mutex."""
         _finish_write(self.tail[0].file, frame, offset, written)
 
-    def refuse_frame(self, error: OSError) -> NoReturn:
+    def refuse_frame(self, error: BaseException) -> NoReturn:
         """Say what becomes of a write whose frame met an error. Under the append lock."""
-        self._write_failed(error)
+        if isinstance(error, OSError):
+            self._write_failed(error)
+        # The frame is written, and what should know of it does not: only the log does.
+        what = f"{self.tail[0].path}: {error!r} behind a frame that was written"
+        self.fail(error, what)
+        raise self._unknown(what) from error
 
     def raise_failed(self) -> NoReturn:
         """Refuse a write whose frame was written while the log failed."""

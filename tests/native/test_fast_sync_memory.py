@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from strandline import Durability, StoreFailedError, WriteOutcomeUnknownError
 from strandline.native import native
 from tests.native.short_way import SYNC, assert_free, calmed, facts, locks_of
 from tests.support.rig import Rig
@@ -79,3 +80,56 @@ def what_counts(rig: Rig) -> Any:
         del group["opened"]
         group["items"] = group["items"].copy()
     return found
+
+
+def test_a_refused_write_is_no_base_for_another(tmp_path: Path) -> None:
+    """What could not join a leader's group is not what incr goes on from."""
+    with locks_of("OwnedLock"), Rig(tmp_path) as rig:
+        db = calmed(rig, SYNC)
+        log = db.engine.log
+        fast, state = db._writes.fast, db._state
+        assert fast is not None
+        for n in itertools.count(1):
+            log.leading = True
+            capi.set_nomemory(n, n + 1)
+            try:
+                done = fast(state, b"number", b"5", SYNC)
+            except (MemoryError, RuntimeError):  # what a lock that cannot be made raises
+                done = None
+            finally:
+                capi.remove_mem_hooks()
+                log.leading = False
+            if done is not None:
+                break
+            assert b"number" not in state.queued
+        assert n > 5
+
+
+@pytest.mark.parametrize("level", [SYNC, Durability.BUFFERED])
+def test_memory_that_ends_behind_a_written_frame(tmp_path: Path, level: Durability) -> None:
+    """The log knows of the write and nobody else does: nothing is acknowledged from then on."""
+    ended = set()
+    for n in itertools.count(1):
+        with locks_of("OwnedLock"), Rig(tmp_path / str(n)) as rig:
+            db = calmed(rig, level)
+            fast = db._writes.fast
+            assert fast is not None
+            tail = db.engine.log.tail
+            capi.set_nomemory(n, n + 1)
+            try:
+                done = fast(db._state, b"number", b"5", level)
+            except (MemoryError, WriteOutcomeUnknownError) as error:
+                done = type(error)
+            finally:
+                capi.remove_mem_hooks()
+            if not isinstance(done, type):
+                break
+            written = tail is not db.engine.log.tail
+            assert written == (done is WriteOutcomeUnknownError)
+            ended.add(written)
+            if written:
+                with pytest.raises(StoreFailedError):
+                    db.compare_and_set(b"number", None, b"6")
+                assert db.health().state.name == "FAILED"
+                assert b"5" == rig.kill().open()[b"number"]
+    assert ended == {True, False}
