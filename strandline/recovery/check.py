@@ -304,11 +304,13 @@ class _Check:
         path = os.path.join(self.directory, QUARANTINE_NAME)
         if self.disk.kind(path) != "directory":
             return
-        sizes = [entry.stat(follow_symlinks=False).st_size for entry in os.scandir(path)]
-        if sizes:
+        # A repair keeps the originals in a directory of its own.
+        files = [os.path.join(at, name) for at, _, names in os.walk(path) for name in names]
+        if files:
+            total = sum(os.lstat(file).st_size for file in files)
             self._note(
-                f"{path}: {len(sizes)} files, {sum(sizes)} bytes, put aside by earlier recoveries; "
-                "look at them, then remove them"
+                f"{path}: {len(files)} files, {total} bytes, put aside by earlier recoveries; look "
+                "at them, then remove them"
             )
 
     # ---- findings

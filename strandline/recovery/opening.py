@@ -85,9 +85,27 @@ def open_store(path: str | os.PathLike[str], **options: Any) -> Store:
             what was written; the message says what to run next.
         DiskFullError: no room to open it.
     """
-    settings = make_options(options)
-    directory = _absolute(path)
-    opening = _Opening(directory, settings)
+    return _open(path, options, None)
+
+
+def open_locked(path: str | os.PathLike[str], lock: WriterLock, **options: Any) -> Store:
+    """Open a store whose writer's lock the caller holds; raises what `open_store` does.
+
+    The lock is the store's from then on: it goes with the store, and where opening fails.
+    So whoever looks at a store before opening it lets no other writer in between.
+    """
+    return _open(path, options, lock)
+
+
+def _open(path: str | os.PathLike[str], options: dict[str, Any], lock: WriterLock | None) -> Store:
+    try:
+        settings = make_options(options)
+        directory = _absolute(path)
+    except BaseException:
+        if lock is not None:
+            lock.close()
+        raise
+    opening = _Opening(directory, settings, lock)
     try:
         return opening.run()
     except BaseException as error:
@@ -100,14 +118,14 @@ def open_store(path: str | os.PathLike[str], **options: Any) -> Store:
 class _Opening:
     """The state of one opening, so that it can let go of everything when it fails."""
 
-    def __init__(self, directory: str, options: Options) -> None:
+    def __init__(self, directory: str, options: Options, lock: WriterLock | None) -> None:
         self._directory = directory
         self._options = options
         self._disk: Disk = options.disk or RealDisk()
         self._runtime: Runtime = options.runtime or SystemRuntime()
         self._log_dir = os.path.join(directory, LOG_NAME)
         self._store_dir = os.path.join(directory, STORE_NAME)
-        self._lock: WriterLock | None = None
+        self._lock = lock
         self._backing: Backing | None = None
         self._log: Log | None = None
         self._engine: Engine | None = None
@@ -115,7 +133,8 @@ class _Opening:
     def run(self) -> Store:
         disk, directory = self._disk, self._directory
         _look_at(disk, directory)
-        self._lock = WriterLock.acquire(disk, directory, self._runtime)
+        if self._lock is None:
+            self._lock = WriterLock.acquire(disk, directory, self._runtime)
         identity = self._identity()
         if self._options.check == "always" or not ended_cleanly(disk, self._log_dir, identity.uuid):
             probe.probe(self._store_dir, values=self._options.check == "always")
