@@ -5,6 +5,8 @@ from __future__ import annotations
 import select
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Final
 
 import typer
@@ -29,7 +31,7 @@ from strandline.tools.inspect.selection import (
     Until,
     selection_of,
 )
-from strandline.tools.inspect.tailing import Tail
+from strandline.tools.inspect.tailing import Found, Tail
 from strandline.tools.inspect.target import Target, resolve
 
 EXAMPLES: Final = (
@@ -99,7 +101,7 @@ def follow(  # noqa: PLR0913 - one for each filter
         )
     tail = Tail(target, note)
     try:
-        tables = _begin(tail, target, wanted, from_lsn=from_lsn, last=last)
+        wanted, tables = _begin(tail, target, wanted, from_lsn=from_lsn, last=last)
         lines = Lines(Format.JSONL if as_json else format_name, values, tables)
         lines.begin()
         sys.stdout.flush()
@@ -112,11 +114,11 @@ def follow(  # noqa: PLR0913 - one for each filter
 
 def _begin(
     tail: Tail, target: Target, wanted: Selection, *, from_lsn: int | None, last: int | None
-) -> Tables:
-    """Go to where following begins; return the tables that are known there."""
+) -> tuple[Selection, Tables]:
+    """Go to where following begins; return what is wanted from there on, and the tables."""
     if from_lsn is not None:
         tail.to_lsn(from_lsn)
-        return tables_of(target)
+        return wanted, tables_of(target)
     # First the place, then the rest: what comes meanwhile is new.
     tail.to_end()
     tables = tables_of(target)
@@ -124,7 +126,8 @@ def _begin(
         begin = lsn_of_last(target, last, wanted, tables)
         if begin is not None:
             tail.to_lsn(begin)
-    return tables
+            wanted = replace(wanted, from_lsn=begin)
+    return wanted, tables
 
 
 class _Following:
@@ -155,7 +158,7 @@ class _Following:
     def _print_new(self, left: int | None) -> int | None:
         """Print what is new, `left` lines at the most; return how many may come after it."""
         part: list[str] = []
-        for found in lines_of(self._tail.look(), self._wanted, self._tables, self._lines):
+        for found in lines_of(self._new(), self._wanted, self._tables, self._lines):
             some = found if left is None else found[:left]
             part += some
             if left is not None:
@@ -165,10 +168,19 @@ class _Following:
                 part = []
             if left == 0:
                 return 0
-            if self._wanted.to_lsn is not None and self._tail.lsn > self._wanted.to_lsn:
-                break
         self._print(part)
         return left
+
+    def _new(self) -> Iterator[Found]:
+        """Yield what is new, no further than is wanted."""
+        to_lsn = self._wanted.to_lsn
+        for scan, frames in self._tail.look():
+            if to_lsn is None:
+                yield scan, frames
+                continue
+            yield scan, [frame for frame in frames if frame[1] <= to_lsn]
+            if self._tail.lsn > to_lsn:
+                return
 
     def _print(self, part: list[str]) -> None:
         if part:
