@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection
+from operator import gt, mul
 from typing import Final
 
 from strandline.engine.operations import PayloadError
@@ -18,7 +19,7 @@ from strandline.recovery.segment_scan import SegmentScan
 from strandline.tools.inspect.counting import OperationCounter
 from strandline.tools.inspect.examine import Examination
 from strandline.tools.inspect.figures import Analysis, Undecodable
-from strandline.tools.inspect.frames import LogFrames, Tables, flat_operations
+from strandline.tools.inspect.frames import LogFrames, Tables, flat_operations, flat_singles
 from strandline.tools.inspect.spread import Spread
 from strandline.tools.inspect.sync_lag import LagCounter
 from strandline.wal.reader import PlacedFrame, frame_bytes
@@ -99,28 +100,37 @@ class _Frames:
         self.lag.take(frames)
         self.group_sizes.add(Counter([frame[2] for frame in frames]))
         sizes = Counter([len(frame[5]) for frame in frames])
-        self.payload_bytes += sum(size * times for size, times in sizes.items())
+        payload_bytes = sum(map(mul, sizes, sizes.values()))
+        self.payload_bytes += payload_bytes
         padded: Counter[int] = Counter()
         for size, times in sizes.items():
             padded[frame_bytes(size)] += times
         self.frame_sizes.add(padded)
-        take = self._counter.take
-        first, last = self._first, self._last
+        clock = [self._time, *[frame[3] for frame in frames]]
+        self._time = clock[-1]
+        self._counter.rates.steps_back += sum(map(gt, clock, clock[1:]))
+        singles = flat_singles(frames)
+        if singles is not None:
+            # One that reaches into the range lies in it.
+            self._counter.take_singles(clock[1:], *singles, payload_bytes)
+            return
         for frame in frames:
-            _, first_lsn, count, time_ns, _, payload = frame
-            if time_ns < self._time:
-                self._counter.rates.steps_back += 1
-            self._time = time_ns
-            try:
-                tags, keys, values = flat_operations(frame)
-            except PayloadError as error:
-                self._miss(scan, frame, error)
-                continue
-            if first_lsn < first or (last is not None and first_lsn + count - 1 > last):
-                stop = count if last is None else last - first_lsn + 1
-                part = slice(max(0, first - first_lsn), max(0, stop))
-                tags, keys, values = tags[part], keys[part], values[part]
-            take(time_ns, tags, keys, values, len(payload))
+            self._take(scan, frame)
+
+    def _take(self, scan: SegmentScan, frame: PlacedFrame) -> None:
+        """Take in the operations of one frame."""
+        _, first_lsn, count, time_ns, _, payload = frame
+        first, last = self._first, self._last
+        try:
+            tags, keys, values = flat_operations(frame)
+        except PayloadError as error:
+            self._miss(scan, frame, error)
+            return
+        if first_lsn < first or (last is not None and first_lsn + count - 1 > last):
+            stop = count if last is None else last - first_lsn + 1
+            part = slice(max(0, first - first_lsn), max(0, stop))
+            tags, keys, values = tags[part], keys[part], values[part]
+        self._counter.take(time_ns, tags, keys, values, len(payload))
 
     def _miss(self, scan: SegmentScan, frame: PlacedFrame, error: PayloadError) -> None:
         self.undecodable += 1

@@ -98,33 +98,35 @@ class OperationCounter:
 
     def take(self, time_ns: int, tags: list[int], keys: Column, values: Column, size: int) -> None:
         """Take in operations of a frame; `size` is about how many bytes they have."""
-        if (
-            time_ns not in self._window
-            or len(self._tags) >= _BATCH_OPERATIONS
-            or self._bytes >= _BATCH_BYTES
-        ):
-            self.flush()
-            self._window = self.rates.window(time_ns)
+        self._open(time_ns)
         kinds = set(tags)
-        if len(kinds) > 1 or next(iter(kinds)) & OPERATION_MASK > DELETE:
-            self._define(kinds, tags, keys, values)
-            if self._wanted is not None:
-                tags, keys, values = self._filter(kinds, tags, keys, values)
-            for table_id in set(map(table_of, tags)):
-                self._row(table_id).frames += 1
-        else:
-            table_id = tags[0] >> TAG_SHIFT
-            if self._wanted is not None and not self._wanted(table_id):
-                return
+        self._define(kinds, tags, keys, values)
+        count = len(tags)
+        tags, keys, values = self._filter(kinds, tags, keys, values)
+        for table_id in {*map(table_of, kinds)} if len(tags) == count else {*map(table_of, tags)}:
             self._row(table_id).frames += 1
-        if not tags:
-            return
-        self._frames += 1
-        self.operations += len(tags)
-        self._tags += tags
-        self._keys += keys
-        self._values += values
-        self._bytes += size
+        if tags:
+            self._append(tags, keys, values, size, 1)
+
+    def take_singles(
+        self, times: list[int], tags: list[int], keys: Column, values: Column, size: int
+    ) -> None:
+        """Take in frames of one operation each, as `take` would one by one."""
+        start = 0
+        first, last = min(times), max(times)
+        while start < len(times):
+            self._open(times[start])
+            same = first in self._window and last in self._window
+            end = len(times) if same else self._same(times, start)
+            part = slice(start, end)
+            some = tags[part], keys[part], values[part]
+            kinds = set(some[0])
+            self._define(kinds, *some)
+            some = self._filter(kinds, *some)
+            for tag, frames in Counter(some[0]).items():
+                self._row(tag >> TAG_SHIFT).frames += frames
+            self._append(*some, size * (end - start) // len(times), len(some[0]))
+            start = end
 
     def flush(self) -> None:
         """Count what was taken in and not counted yet."""
@@ -165,6 +167,34 @@ class OperationCounter:
         distinct = total([each.distinct for each in found])
         return found, every.figures(None, self._tables, distinct, total(valid))
 
+    def _open(self, time_ns: int) -> None:
+        """Begin another batch where a time is not of this one's bucket, or it is large."""
+        if (
+            time_ns not in self._window
+            or len(self._tags) >= _BATCH_OPERATIONS
+            or self._bytes >= _BATCH_BYTES
+        ):
+            self.flush()
+            self._window = self.rates.window(time_ns)
+
+    def _same(self, times: list[int], start: int) -> int:
+        """Return up to where times are of this batch's bucket; the first one is."""
+        low, high = self._window.start, self._window.stop
+        end = start + 1
+        while end < len(times) and low <= times[end] < high:
+            end += 1
+        return end
+
+    def _append(
+        self, tags: list[int], keys: Column, values: Column, size: int, frames: int
+    ) -> None:
+        self._frames += frames
+        self.operations += len(tags)
+        self._tags += tags
+        self._keys += keys
+        self._values += values
+        self._bytes += size
+
     def _define(self, kinds: set[int], tags: list[int], keys: Column, values: Column) -> None:
         if any(kind & OPERATION_MASK == CREATE for kind in kinds):
             for tag, key, value in zip(tags, keys, values, strict=True):
@@ -174,7 +204,8 @@ class OperationCounter:
     def _filter(
         self, kinds: set[int], tags: list[int], keys: Column, values: Column
     ) -> tuple[list[int], Column, Column]:
-        assert self._wanted is not None
+        if self._wanted is None:
+            return tags, keys, values
         good = {kind for kind in kinds if self._wanted(table_of(kind))}
         if good == kinds:
             return tags, keys, values

@@ -132,7 +132,8 @@ def _show_rates(found: Analysis, tables: Tables) -> None:
         figure = f"max {_short(round(most))}/s"
         _say(
             Text.assemble(
-                (_cut(name, _NAME_COLUMNS - 1).ljust(_NAME_COLUMNS), "dim"),
+                (_cut(name, _NAME_COLUMNS - 1).ljust(_NAME_COLUMNS - 1), "dim"),
+                " ",
                 (sparkline(values, most), "cyan"),
                 f" {figure}",
             )
