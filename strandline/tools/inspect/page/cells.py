@@ -14,6 +14,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final
 
 from strandline.recovery.check_report import CheckVerdict, Finding
@@ -44,10 +45,12 @@ class Cell:
     """How many bytes, or segments, it stands for among those of its row."""
     title: str
     facts: list[tuple[str, str]]
-    inside: list[tuple[str, ...]] = field(default_factory=list)
-    """What it stands for, where that is more than one thing; the first of it."""
     parts: int = 1
-    """How many things it stands for."""
+    """How many regions, or segments, it stands for."""
+    listed: list[tuple[str, ...]] = field(default_factory=list)
+    """What it stands for, where that is more than one thing: all of it, or what is wrong."""
+    unlisted: int = 0
+    """How much more there is of that."""
     fault: bool
 
 
@@ -96,6 +99,9 @@ class _Layout:
             self.findings[finding.path].append((number, finding))
         torn = next((f for f in log.findings if f.verdict is CheckVerdict.TORN_TAIL), None)
         ids = {scan.path: scan.segment_id for scan in log.scans}
+        neighbours = pairwise(scan.segment_id for scan in log.scans)
+        self.last_of = {first: following - 1 for first, following in neighbours}
+        """Of several missing segments in a row a scan has only the first."""
         self.tail: tuple[int, int] | None = None
         """Segment id and offset of the torn tail, with which all behind it goes."""
         if torn is not None and torn.path in ids:
@@ -138,7 +144,7 @@ class _Layout:
             about += f", {many(scan.operations, 'operation')}"
         if verdicts := {WORDS[finding.verdict] for _, finding in self.findings[scan.path]}:
             about += f"; {', '.join(sorted(verdicts))}"
-        return Row(title=f"segment {scan.segment_id}", about=about, cells=cells)
+        return Row(title=self._name(scan), about=about, cells=cells)
 
     def _cell(self, scan: SegmentScan, piece: Piece) -> Cell:
         start, end = piece[0].offset, piece[-1].end
@@ -158,13 +164,15 @@ class _Layout:
             return Cell(kind=kind, length=region.length, title=title, facts=facts, fault=fault)
         self.map.merged_regions += len(piece)
         fault = any(region.kind in FAULTS for region in piece)
+        listed = piece[: self._take(len(piece))]
         return Cell(
             kind="mixed" if fault else "valid",
             length=end - start,
             title=f"segment {scan.segment_id}: {len(piece):,} regions, {show_bytes(end - start)}",
             facts=self.details.piece(scan, piece, findings),
-            inside=[self.details.part(region) for region in piece[: self._take(len(piece))]],
             parts=len(piece),
+            listed=[self.details.part(region) for region in listed],
+            unlisted=len(piece) - len(listed),
             fault=fault,
         )
 
@@ -186,10 +194,14 @@ class _Layout:
         return Cell(
             kind=kind,
             length=1,
-            title=f"segment {scan.segment_id}: {what}",
+            title=f"{self._name(scan)}: {what}",
             facts=self.details.absent(scan, what, findings),
             fault=bool(findings),
         )
+
+    def _name(self, scan: SegmentScan) -> str:
+        last = self.last_of.get(scan.segment_id, scan.segment_id)
+        return _span(scan.segment_id, scan.segment_id if scan.size else last)
 
     # ---- segments that share a row
 
@@ -197,16 +209,14 @@ class _Layout:
         self.map.merged_segments += len(scans)
         size = -(-len(scans) // CELLS)
         chunks = [scans[at : at + size] for at in range(0, len(scans), size)]
-        first, last = scans[0].segment_id, scans[-1].segment_id
         for at, chunk in enumerate(chunks):
             for scan in chunk:
                 for number, _ in self.findings[scan.path]:
                     self.map.places[number] = self.cells + at
-        wrong = sum(scan.segment_id in faulty for scan in scans)
-        about = f"{many(len(scans), 'segment')}, {show_bytes(sum(scan.size for scan in scans))}"
-        about += f"; {wrong:,} of them with faults" if wrong else "; no fault"
+        size = sum(scan.size for scan in scans)
+        about = f"{many(len(scans), 'segment')}, {show_bytes(size)}; {_wrong(scans, faulty)}"
         return Row(
-            title=f"segments {first} to {last}",
+            title=_span(scans[0].segment_id, scans[-1].segment_id),
             about=about,
             cells=[self._shared_cell(chunk, faulty) for chunk in chunks],
             segments=len(scans),
@@ -222,17 +232,17 @@ class _Layout:
         kind = "mixed" if wrong or gone else "valid"
         if gone == len(scans):
             kind = "missing"
-        first, last = scans[0].segment_id, scans[-1].segment_id
-        span = f"segment {first}" if first == last else f"segments {first} to {last}"
+        span = _span(scans[0].segment_id, scans[-1].segment_id)
         listed = wrong[: self._take(len(wrong))]
         return Cell(
             kind=kind,
             length=len(scans),
-            title=f"{span}: " + (f"{len(wrong):,} with faults" if wrong else "no fault"),
+            title=f"{span}: {_wrong(scans, faulty)}",
             facts=self.details.segments(scans, kinds),
-            inside=[self._listed(scan) for scan in listed],
-            parts=len(wrong),
-            fault=bool(wrong),
+            parts=len(scans),
+            listed=[self._listed(scan) for scan in listed],
+            unlisted=len(wrong) - len(listed),
+            fault=bool(wrong or gone),
         )
 
     def _listed(self, scan: SegmentScan) -> tuple[str, ...]:
@@ -247,3 +257,17 @@ class _Layout:
         taken = min(wanted, LISTED, self.room)
         self.room -= taken
         return taken
+
+
+def _span(first: int, last: int) -> str:
+    return f"segment {first}" if first == last else f"segments {first} to {last}"
+
+
+def _wrong(scans: Sequence[SegmentScan], faulty: set[int]) -> str:
+    """Return in words how many segments are not as they should be."""
+    wrong = sum(scan.segment_id in faulty for scan in scans)
+    gone = sum(not scan.size for scan in scans)
+    said = [f"{wrong:,} with faults"] if wrong else []
+    if gone:
+        said.append(f"{gone:,} without a file, or with an empty one")
+    return ", ".join(said) or "no fault"

@@ -105,10 +105,9 @@ def _data(drawn: LogMap) -> str:
         [
             {
                 "title": cell.title,
-                "kind": cell.kind,
                 "facts": cell.facts,
-                "parts": cell.inside,
-                "more": max(0, cell.parts - len(cell.inside)) if cell.parts > 1 else 0,
+                "parts": cell.listed,
+                "more": cell.unlisted,
                 "fault": cell.fault,
             }
             for row in drawn.rows
