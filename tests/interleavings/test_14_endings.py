@@ -22,7 +22,9 @@ import strandline
 from strandline import Durability
 from strandline.engine.store import Store
 from strandline.errors import StoreClosedError, StoreLockedError
+from strandline.wal.segments import SPARE_NAME
 from tests.support.calls import Call
+from tests.support.faults import Gate
 from tests.support.rig import SMALL, Rig
 
 ASYNC, BUFFERED, SYNC = Durability.ASYNC, Durability.BUFFERED, Durability.SYNC
@@ -77,6 +79,29 @@ def test_two_closes_beside_writers(tmp_path: Path) -> None:
         call.answer()
     with strandline.open(tmp_path / "data", **SMALL) as db:
         assert sum(counts) == len(db)
+
+
+def test_close_beside_a_worker_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that does not come back from filling a spare segment does not hold close() up.
+
+    When it does come back the thread finds the log closed, and leaves nothing behind. Guard:
+    worker threads are waited for with a time limit.
+    """
+    monkeypatch.setattr("strandline.engine.closing._THREAD_TIMEOUT", 0.1)
+    with Rig(tmp_path, threads=True) as rig:
+        db = rig.open()
+        gate = rig.disk.faults = Gate("pwrite", path=SPARE_NAME)
+        while not gate.reached.is_set():
+            db.put(b"k", bytes(1000), durability=SYNC)
+        Call(db.close, drain=False).answer()
+        with pytest.raises(StoreClosedError):
+            db.get(b"k")
+        log = f"{rig.directory}/log"
+        again = rig.kill()
+        gate.opened.set()
+        wait_until(lambda: SPARE_NAME not in rig.disk.listdir(log))
+        assert {b"k": bytes(1000)} == dict(again.open())
+        assert {b"k": bytes(1000)} == dict(rig.open())
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -1,0 +1,217 @@
+"""Tables that are created, dropped and cleared beside other threads, and beside failures.
+
+A definition is on disk before anybody sees it, and nothing comes between it and that: no
+write, no leader, no second definition of the same name. What a checkpoint had not come to
+goes with the table that it belonged to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from strandline import Durability
+from strandline.engine.store import Store
+from strandline.errors import DiskFullError, InvalidRequestError, WriteOutcomeUnknownError
+from tests.support.calls import Call
+from tests.support.faults import Gate, fail
+from tests.support.history import contents
+from tests.support.rig import Rig
+
+ASYNC = Durability.ASYNC
+KEYS = [b"k%d" % number for number in range(3)]
+
+
+@pytest.mark.parametrize("what", ["create", "drop", "clear"])
+def test_definition_whose_sync_fails(tmp_path: Path, what: str) -> None:
+    """Nobody sees it before it is on disk: reads go on with the tables as they were.
+
+    Guard: `_define` leaves applying it to whoever gets the group published.
+    """
+    calls: dict[str, Callable[[Store], object]] = {
+        "create": lambda db: db.table("new"),
+        "drop": lambda db: db.drop_table("t"),
+        "clear": lambda db: db.table("t").clear(),
+    }
+    with Rig(tmp_path) as rig:
+        db = rig.open()
+        db.table("t").put(b"k", b"old")
+        rig.disk.faults = fail("fdatasync", OSError(errno.EIO, "I/O error"))
+        with pytest.raises(WriteOutcomeUnknownError):
+            calls[what](db)
+        assert (["t"], {("t", b"k"): b"old"}) == (db.tables(), contents(db))
+        assert not rig.checkpoint()
+        lost = rig.power_cut("none").open()
+        assert (["t"], {("t", b"k"): b"old"}) == (lost.tables(), contents(lost))
+        there = rig.kill().open()
+        expected = {"create": ["new", "t"], "drop": [], "clear": ["t"]}[what]
+        assert expected == there.tables()
+        assert (what == "create") == bool(contents(there))
+
+
+def test_writes_beside_a_drop(tmp_path: Path) -> None:
+    """A write that comes while the drop is being synced waits, and is refused.
+
+    Acknowledged behind the drop in the log, it would be gone. Guard: `_define` holds the mutex
+    from before the drop is logged until it is applied.
+    """
+    with Rig(tmp_path) as rig:
+        db = rig.open()
+        table = db.table("t")
+        gate = rig.disk.faults = Gate("fdatasync")
+        dropping = Call(db.drop_table, "t")
+        assert gate.reached.wait(30)
+        writing = Call(table.put, b"k", b"v", durability=ASYNC)
+        writing.wait(0.3)
+        assert not writing.done
+        gate.opened.set()
+        dropping.answer()
+        with pytest.raises(InvalidRequestError, match="was dropped"):
+            writing.answer()
+        assert [] == rig.power_cut("none").open().tables()
+
+
+def test_two_who_create_one_table(tmp_path: Path) -> None:
+    """They get the same table, and so does everybody after a crash.
+
+    Guard: `_create` looks for the name again when it holds the locks.
+    """
+    with Rig(tmp_path) as rig:
+        db = rig.open()
+        gate = rig.disk.faults = Gate("fdatasync")
+        creating = [Call(db.table, "t") for _ in range(3)]
+        assert gate.reached.wait(30)
+        creating[0].wait(0.3)
+        gate.opened.set()
+        tables = [each.answer() for each in creating]
+        assert 1 == len({table._state.id for table in [db.table("t"), *tables]})
+        for number, table in enumerate(tables):
+            table.put(b"%d" % number, b"v")
+        for again in (db, rig.power_cut("none").open()):
+            assert ["t"] == again.tables()
+            assert [b"0", b"1", b"2"] == list(again.table("t"))
+
+
+def test_two_who_drop_one_table(tmp_path: Path) -> None:
+    """The second finds it gone when its turn comes, and leaves the one made anew alone.
+
+    Guard: `drop` looks again, for the very table and not for its name.
+    """
+    with Rig(tmp_path) as rig:
+        db = rig.open()
+        db.table("t").put(b"k", b"old")
+        turn = threading.Event()
+        real = db.engine.log.make_room
+
+        def make_room(need: int) -> None:
+            if threading.current_thread() is not threading.main_thread():
+                assert turn.wait(30)
+            real(need)
+
+        with mock.patch.object(db.engine.log, "make_room", make_room):
+            late = Call(db.drop_table, "t")
+            late.wait(0.1)
+            db.drop_table("t")
+            db.table("t").put(b"k", b"new")
+            turn.set()
+            late.answer()
+        for again in (db, rig.power_cut("none").open()):
+            assert {("t", b"k"): b"new"} == contents(again)
+
+
+def test_definition_beside_a_leader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever wants to lead while a table is defined waits, and neither waits for ever.
+
+    Guard: `_define` takes the sync lock before the mutex, as leaders do.
+    """
+    with Rig(tmp_path) as rig:
+        db = rig.open()
+        log = db.engine.log
+        leading = threading.Event()
+        leaders: list[Call] = []
+
+        def lead() -> None:
+            with log.sync_lock:
+                leading.set()
+                log.sync()
+
+        def start_leading() -> None:
+            if not leaders:
+                leaders.append(Call(lead))
+                leading.wait(0.3)
+
+        monkeypatch.setattr(db.engine, "check_open", start_leading)
+        Call(db.table, "t").answer()
+        leaders[0].answer()
+        assert ["t"] == db.tables()
+
+
+@pytest.mark.parametrize("logged", [False, True])
+@pytest.mark.parametrize("generation", ["stored", "frozen", "active"])
+def test_kept_handle_of_a_dropped_table(tmp_path: Path, generation: str, logged: bool) -> None:
+    """It shows nothing, wherever the values are: they are gone for everybody at once.
+
+    Guard: `Index.drop` gives the table a view that LMDB and the frozen layers do not show in.
+    """
+    with Rig(tmp_path) as rig:
+        db = rig.open()
+        table = db.table("t", logged=logged)
+        table.update(dict.fromkeys(KEYS, b"old"))
+        if generation == "stored":
+            assert rig.checkpoint()
+        elif generation == "frozen":
+            with no_checkpoints(db):
+                assert not rig.checkpoint()
+        db.drop_table("t")
+        for made in (None, "t"):
+            if made:
+                db.table(made).put(KEYS[0], b"new")
+            assert [None] * 3 == [table.get(key) for key in KEYS]
+            assert (0, []) == (len(table), list(table))
+
+
+@contextlib.contextmanager
+def no_checkpoints(db: Store) -> Iterator[None]:
+    """Let LMDB find no room."""
+    error = DiskFullError("no room", errno.ENOSPC)
+    with mock.patch.object(db.engine.backing, "checkpoint", side_effect=error):
+        yield
+
+
+@pytest.mark.parametrize("end", ["drop", "clear"])
+def test_checkpoint_that_failed_before_the_end_of_a_table(tmp_path: Path, end: str) -> None:
+    """What it had frozen goes with the table, and is not merged under what came after.
+
+    Neither are the tables forgotten that it was to create and to drop. Guards: `_merge`
+    begins anew where a layer was cleared; `return_definitions`, in their order.
+    """
+    with Rig(tmp_path) as rig:
+        db = rig.open()
+        gone = db.table("gone")
+        gone.put(b"k", b"old")
+        db.table("t").put(b"stored", b"old")
+        assert rig.checkpoint()
+        db.drop_table("gone")
+        db.table("first").put(b"k", b"1")
+        db.table("t").put(b"frozen", b"old")
+        with no_checkpoints(db):
+            assert not rig.checkpoint()
+        if end == "drop":
+            db.drop_table("t")
+        else:
+            db.table("t").clear()
+        db.table("second").put(b"k", b"2")
+        db.table("t").put(b"k", b"new")
+        expected = {("first", b"k"): b"1", ("second", b"k"): b"2", ("t", b"k"): b"new"}
+        assert expected == contents(rig.power_cut("none").open())
+        assert rig.checkpoint()
+        for again in (db, rig.power_cut("none").open()):
+            assert expected == contents(again)
+            assert ["first", "second", "t"] == again.tables()
+            assert 0 == again.recovery_report.operations_replayed
