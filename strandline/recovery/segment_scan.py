@@ -19,7 +19,12 @@ from dataclasses import dataclass, field
 from strandline.wal.checksum import CHECKSUM_CRC32C
 from strandline.wal.damage import Damage, DamageKind
 from strandline.wal.disk import Disk, DiskFile
-from strandline.wal.format import FORMAT_VERSION, SEGMENT_HEADER_BYTES, SegmentHeader
+from strandline.wal.format import (
+    ALIGNMENT,
+    FORMAT_VERSION,
+    SEGMENT_HEADER_BYTES,
+    SegmentHeader,
+)
 from strandline.wal.reader import (
     FoundSeal,
     SegmentReader,
@@ -179,6 +184,7 @@ def _scan_file(
             return
         scan.stamp, offset, lsn = found
     operations = 0
+    found_at = -1
     while True:
         reader = SegmentReader(file, scan.stamp, lsn=lsn, offset=offset, end=end)
         scan.runs.append(_read_run(reader, operations, on_progress))
@@ -193,13 +199,14 @@ def _scan_file(
             return
         later = None
         if reader.damage.kind is not DamageKind.UNKNOWN_TYPE:
-            later = next(
-                find_later_frames(file, scan.stamp, offset=reader.offset, lsn=reader.lsn), None
-            )
+            # Where what was found a moment ago does not read again, it is not looked for twice.
+            at = reader.offset + (ALIGNMENT if reader.offset == found_at else 0)
+            later = next(find_later_frames(file, scan.stamp, offset=at, lsn=reader.lsn), None)
         if later is None:
             scan.remains = find_remains(file, scan.stamp, reader.offset)
             return
         offset, lsn = later[0], later[1].first_lsn
+        found_at = offset
 
 
 def _read_run(reader: SegmentReader, before: int, on_progress: OnProgress | None) -> Run:

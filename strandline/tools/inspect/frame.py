@@ -164,7 +164,7 @@ def _show(place: Place, fields: list[Field]) -> None:
     step = 16 if console.width >= _WIDE or not out_is_terminal() else 8
     for field in fields:
         lines = [field.raw[at : at + step].hex(" ") for at in range(0, len(field.raw), step)]
-        lines = lines[:_MOST_LINES]
+        lines = lines[:_MOST_LINES] or [""]
         if field.length > step * _MOST_LINES:
             lines[-1] += " ..."
         style = {Holds.YES: "green", Holds.NO: "bold red"}.get(field.holds, "dim")
