@@ -38,7 +38,8 @@ def test_ls_says_what_each_segment_holds(stores: tuple[Path, Path]) -> None:
     lsn = 0
     for each in found:
         assert each["first_lsn"] == lsn + 1
-        assert each["last_lsn"] - lsn == each["operations"] == each["frames"]
+        assert each["last_lsn"] - lsn == each["operations"]
+        assert each["frames"] >= each["operations"]  # an idle log has a sync mark
         assert 4096 < each["used_bytes"] <= each["file_bytes"]
         assert not each["in_lmdb"]
         lsn = each["last_lsn"]
