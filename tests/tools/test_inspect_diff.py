@@ -31,10 +31,12 @@ Row = tuple[int, bytes, bytes | None]
 
 
 def put(number: int, value: bytes = b"v") -> Row:
+    """A put of a key by number."""
     return PUT, b"key%d" % number, value
 
 
 def payload(rows: Sequence[Row], table_id: int = 1) -> bytes:
+    """What a frame of these operations holds."""
     flat = [part for op, key, value in rows for part in (tag_of(table_id, op), key, value)]
     packed: bytes = msgpack.packb([None, *flat])
     return packed
@@ -55,6 +57,7 @@ def simple(*groups: Sequence[int], changed: dict[int, Row] | None = None) -> Log
 
 
 def both(tmp_path: Path, a: LogBuilder, b: LogBuilder) -> tuple[Path, Path]:
+    """Lay two logs into folders."""
     return lay(a, tmp_path / "a"), lay(b, tmp_path / "b")
 
 
@@ -94,10 +97,10 @@ def test_a_backup_is_behind(tmp_path: Path) -> None:
 def test_one_begins_later(tmp_path: Path) -> None:
     """Where segments were given back, only what both still hold is compared."""
     store, copy = tmp_path / "a", tmp_path / "b"
-    fill(store, copy)
-    shutil.rmtree(store)
-    shutil.copytree(copy, store)
-    segments(copy)[0].unlink()
+    fill(tmp_path / "data", tmp_path / "open")
+    for log in (store, copy):
+        shutil.copytree(tmp_path / "open" / "log", log)
+    (copy / "0000000000000001.wal").unlink()
     found = document("diff", store, copy)
     first = found["b"]["holds"]["first_lsn"]
     assert first > 1
@@ -126,7 +129,7 @@ def test_one_value_is_another(tmp_path: Path) -> None:
     assert (found["whole"], found["differing"], found["relation"]) == (False, None, "different")
     result = inspect("diff", store, copy)
     assert result.exit_code == 8
-    assert f"They differ first at LSN {row['lsn']}: value differ" in result.stdout
+    assert f"They differ first at LSN {row['lsn']}: value differs" in result.stdout
     assert "The values, of 100 and 100 bytes, differ from byte 60 on." in result.stdout
     assert "\x1b" not in result.stdout
 
@@ -266,6 +269,7 @@ def test_another_store(tmp_path: Path) -> None:
 
 
 def built(first: int, count: int, **fields: Any) -> LogBuilder:
+    """A log that begins with an LSN and holds so many operations."""
     log = LogBuilder(next_lsn=first, first_id=3)
     log.open(**fields)
     if count:
