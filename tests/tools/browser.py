@@ -41,7 +41,7 @@ class Browser:
         )
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-        self.driver.get_log("browser")  # what an earlier page said
+        self.said()  # what an earlier page said is not this one's
         self.driver.get(path.as_uri())
 
     def run(self, script: str, *arguments: object) -> Any:
@@ -50,7 +50,8 @@ class Browser:
 
     def said(self) -> list[str]:
         """Return what the page has said on the console since this was last asked."""
-        return [entry["message"] for entry in self.driver.get_log("browser")]
+        entries = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
+        return [entry["message"] for entry in entries]
 
 
 @contextmanager

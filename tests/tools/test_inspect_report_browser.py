@@ -61,14 +61,17 @@ def cells(chromium: Browser, kind: str = "") -> list[WebElement]:
 
 
 def title(chromium: Browser) -> str:
+    """What the detail is about."""
     return chromium.driver.find_element(By.ID, "detail-title").text
 
 
 def facts(chromium: Browser) -> str:
+    """What the detail says."""
     return chromium.driver.find_element(By.ID, "detail-facts").text
 
 
 def press(chromium: Browser, *keys: str) -> None:
+    """Press keys, one after the other, wherever the focus is."""
     ActionChains(chromium.driver).send_keys(*keys).perform()
 
 
