@@ -145,6 +145,19 @@ def read_metadata_apart(path: str) -> Metadata:
         for finding in report.get("findings", ()):
             raise StoreCorruptionError(finding)
         said = report.get("metadata", said)
+    return metadata_from(said)
+
+
+def metadata_said(metadata: Metadata) -> list[Any]:
+    """Return metadata as a child reports it."""
+    uuid, epoch, lsn = metadata.watermark
+    rows = list(map(list, metadata.tables.values()))
+    entries = list(map(list, metadata.entries.items()))
+    return [uuid.hex(), epoch, lsn, metadata.highest_table_id, rows, entries]
+
+
+def metadata_from(said: Any) -> Metadata:
+    """Return the metadata that a child reported."""
     uuid, epoch, lsn, highest, rows, entries = said
     return Metadata(
         Watermark(bytes.fromhex(uuid), epoch, lsn),
@@ -274,11 +287,7 @@ def _say(path: str) -> Iterator[Report]:
     except (StoreCorruptionError, lmdb.Error) as error:
         yield {"findings": [str(error)], "done": True}
         return
-    uuid, epoch, lsn = metadata.watermark
-    rows = list(metadata.tables.values())
-    entries = list(metadata.entries.items())
-    said = [uuid.hex(), epoch, lsn, metadata.highest_table_id, rows, entries]
-    yield {"metadata": said, "done": True}
+    yield {"metadata": metadata_said(metadata), "done": True}
 
 
 def open_seen(seen: data_file.DataFile, path: str) -> lmdb.Environment:

@@ -6,7 +6,7 @@ So a child reads, and what ends the child is a `StoreCorruptionError` here. Ever
 verified, every table's keys are in order and as many as the last checkpoint committed.
 
     child -> parent, msgpack, one value after the other
-        [HEAD, transaction id, watermark's LSN]
+        [HEAD, transaction id, metadata]
         [TABLE, table id]
         [ROWS, [key, value, key, value, ...]]
         [DONE]  or  [FINDING, what]  or  [FOREIGN, what]
@@ -33,7 +33,14 @@ import lmdb
 import msgpack
 
 from strandline.engine import catalog, data_file
-from strandline.engine.probe import Tree, no_core_dump, open_seen, start_child
+from strandline.engine.probe import (
+    Tree,
+    metadata_from,
+    metadata_said,
+    no_core_dump,
+    open_seen,
+    start_child,
+)
 from strandline.engine.records import Items, Origin, values_of
 from strandline.errors import ForeignStoreError, StoreCorruptionError
 
@@ -58,8 +65,10 @@ Rows = tuple[int, list[tuple[bytes, bytes]]]
 class RowsApart:
     """The rows of some tables, table by table in the order that was asked for."""
 
-    def __init__(self, directory: str, table_ids: Iterable[int]) -> None:
+    def __init__(self, directory: str, table_ids: Iterable[int] | None) -> None:
         """Start the child that reads the environment in `directory`.
+
+        `table_ids` None stands for all tables, by name.
 
         Raises StoreCorruptionError where the data file makes no sense, or no child can be
         started; ForeignStoreError where it is of another format.
@@ -67,7 +76,8 @@ class RowsApart:
         self.path = data_file.look(directory).path
         self._noise = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         self._spool: BinaryIO | None = None
-        child = start_child(__name__, directory, list(table_ids), stderr=self._noise.fileno())
+        wanted = None if table_ids is None else list(table_ids)
+        child = start_child(__name__, directory, wanted, stderr=self._noise.fileno())
         if child is None or child.stdout is None:
             self._noise.close()
             raise StoreCorruptionError(
@@ -76,10 +86,9 @@ class RowsApart:
             )
         self._child, self._pipe = child, child.stdout
         self._messages = self._decoded(_chunks(child.stdout))
-        self.transaction_id = 0
-        self.watermark_lsn = 0
         try:
-            _, self.transaction_id, self.watermark_lsn = self._next(HEAD)
+            _, self.transaction_id, said = self._next(HEAD)
+            self.metadata = metadata_from(said)
         except BaseException:
             self.close()
             raise
@@ -177,7 +186,7 @@ def _chunks(pipe: IO[bytes]) -> Iterator[bytes]:
 # ---- what the child does
 
 
-def main(directory: str, table_ids: list[int]) -> None:
+def main(directory: str, table_ids: list[int] | None) -> None:
     """Read the rows and write them to stdout."""
     no_core_dump()
     out = sys.stdout.buffer
@@ -192,12 +201,14 @@ def main(directory: str, table_ids: list[int]) -> None:
     out.flush()
 
 
-def _read(directory: str, table_ids: list[int]) -> Iterator[list[Any]]:
+def _read(directory: str, table_ids: list[int] | None) -> Iterator[list[Any]]:
     seen = data_file.look(directory)
     with open_seen(seen, directory) as env:
         meta = catalog.open_metadata(env, seen.path)
         with env.begin() as txn:
             tables = catalog.read_metadata(txn, meta, seen.path).tables
+        if table_ids is None:
+            table_ids = [row.id for row in sorted(tables.values(), key=lambda row: row.name)]
         databases = {
             table_id: env.open_db(catalog.database_name(table_id), create=False)
             for table_id in table_ids
@@ -205,12 +216,15 @@ def _read(directory: str, table_ids: list[int]) -> Iterator[list[Any]]:
         }
         with env.begin() as txn:
             metadata = catalog.read_metadata(txn, meta, seen.path)
-            origin = Origin(seen.path, {row.id: row.name for row in metadata.tables.values()})
-            yield [HEAD, txn.id(), metadata.watermark.lsn]
+            if metadata.tables != tables:
+                raise StoreCorruptionError(
+                    f"{seen.path}: a writer defined tables meanwhile; read it again"
+                )
+            origin = Origin(seen.path, {row.id: row.name for row in tables.values()})
+            yield [HEAD, txn.id(), metadata_said(metadata)]
             for table_id, database in databases.items():
-                # A table that a writer dropped meanwhile is told by the transaction's id.
                 yield [TABLE, table_id]
-                tree = Tree(table_id, metadata.entries.get(table_id, 0), origin)
+                tree = Tree(table_id, metadata.entries[table_id], origin)
                 rows: Items = []
                 size = 0
                 for row in txn.cursor(database):

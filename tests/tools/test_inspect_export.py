@@ -15,8 +15,9 @@ from strandline import Durability
 from strandline.engine.operations import DELETE, PUT, tag_of
 from strandline.errors import StrandlineError
 from strandline.tools.check import CheckVerdict, check_store
-from strandline.tools.inspect import export as export_module
 from strandline.tools.inspect import exports, overlay
+from strandline.tools.inspect.cut import RestlessError
+from strandline.tools.inspect.state import State
 from tests.api.stores import open_small
 from tests.recovery.check_stores import (
     NEVER,
@@ -294,20 +295,19 @@ def test_damage_in_lmdb_leaves_no_whole_export(tmp_path: Path) -> None:
 
 def test_a_frame_of_nonsense_is_refused(tmp_path: Path) -> None:
     """Checksums that hold over what is no operation: status 4, and up to where it is whole."""
-    log = LogBuilder()
-    log.open()
-    log.data(1, msgpack.packb([None, tag_of(1, PUT), b"k", b"v"]))
-    for wrong in (
-        [None, tag_of(1, PUT), b"k", None],
-        [None, tag_of(1, DELETE), None, None],
-        [None, tag_of(9, PUT), b"k", b"v"],
-        [None, 7, b"k", b"v"],
+    for number, wrong in enumerate(
+        (
+            [None, tag_of(1, PUT), b"k", None],
+            [None, tag_of(1, DELETE), None, None],
+            [None, tag_of(9, PUT), b"k", b"v"],
+            [None, 7, b"k", b"v"],
+        )
     ):
         built = LogBuilder()
         built.open()
         built.data(1, msgpack.packb([None, tag_of(1, PUT), b"k", b"v"]))
         built.data(1, msgpack.packb(wrong))
-        directory = lay(built, tmp_path / f"log-{wrong[1]}-{wrong[3]}")
+        directory = lay(built, tmp_path / f"log-{number}")
         result = inspect("export", directory)
         assert result.exit_code == 4, wrong
         assert "frame at LSN 2: its checksum holds" in result.stderr
@@ -464,7 +464,7 @@ def test_a_writer_that_comes_meanwhile_is_noticed(
     """Lines on stdout then lack their end; a file is made anew, of the newer state."""
     with open_small(tmp_path / "data") as db:
         db.update({b"%05d" % n: b"v" for n in range(50_000)})
-    real, came = exports._chunks, []
+    real, came = exports._chunks, list[int]()
 
     def chunks(rows: Any) -> Any:
         for chunk in real(rows):
@@ -488,10 +488,10 @@ def test_a_writer_that_never_rests_ends_it(crashed: Path, monkeypatch: pytest.Mo
     """After some attempts it says to try when the writer is idle."""
 
     def restless(*_: object) -> None:
-        raise export_module.RestlessError
+        raise RestlessError
 
-    monkeypatch.setattr(export_module.State, "read_store", restless)
+    monkeypatch.setattr(State, "read_store", restless)
     result = inspect("export", crashed)
     assert result.exit_code == 1
     assert "when the writer is idle" in result.stderr
-    assert not issubclass(export_module.RestlessError, StrandlineError)
+    assert not issubclass(RestlessError, StrandlineError)

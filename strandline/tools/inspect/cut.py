@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
+from strandline.engine.catalog import Metadata
 from strandline.errors import CorruptionError, LogCorruptionError, LogGapError
 from strandline.options import RecoveryMode
 from strandline.recovery.check_report import CheckVerdict
@@ -37,47 +38,48 @@ class Cut:
     """Where a state is cut, before it is known where the commit ends."""
 
     survey: Survey
-    base_lsn: int
-    """Operations above it come from the log; what lies below comes from LMDB, if `from_lmdb`,
-    or else there is nothing below."""
-    from_lmdb: bool
+    metadata: Metadata | None
+    """What LMDB says of what lies below; None where the state is that of the log alone."""
     lsn: int
     """No operation above it is wanted."""
     torn: bool
     """More was wanted than there is, and the log ends in a torn tail."""
 
+    @property
+    def base_lsn(self) -> int:
+        """Operations above it come from the log."""
+        return self.metadata.watermark.lsn if self.metadata else 0
 
-def plan_cut(log: Examination, *, to_lsn: int | None, at_ns: int | None) -> Cut:
-    """Decide what a state is made of.
+
+def plan_cut(
+    log: Examination, metadata: Metadata | None, *, to_lsn: int | None, at_ns: int | None
+) -> Cut:
+    """Decide what a state is made of; `metadata` belongs to the rows that LMDB gives.
 
     Raises:
         CommandError: it cannot be had; the message says what can.
-        RestlessError: a writer moved the watermark meanwhile.
+        RestlessError: a writer gave back a part of the log meanwhile.
     """
     if log.survey is None:
         _refuse_log(log)
     if at_ns is not None:
         to_lsn = _lsn_at(log.survey, at_ns)
-    metadata = log.metadata
-    if metadata is not None and metadata.watermark.lsn != log.watermark_lsn:
-        raise RestlessError
-    if metadata is not None and (to_lsn is None or to_lsn >= log.watermark_lsn):
-        return _cut(log, log.survey, to_lsn, base_lsn=log.watermark_lsn, from_lmdb=True)
-    return _cut(log, _alone(log, to_lsn), to_lsn, base_lsn=0, from_lmdb=False)
-
-
-def _cut(
-    log: Examination, survey: Survey, to_lsn: int | None, *, base_lsn: int, from_lmdb: bool
-) -> Cut:
+    if metadata is not None and to_lsn is not None and to_lsn < metadata.watermark.lsn:
+        metadata = None
+    if metadata is None and log.first_lsn != 1:
+        _refuse_early(log, to_lsn)
+    base_lsn = metadata.watermark.lsn if metadata else 0
+    survey = log.survey if base_lsn == log.watermark_lsn else _rejudged(log, base_lsn)
     hole = _hole_of(log, survey, base_lsn)
     if hole is not None and (to_lsn is None or to_lsn >= hole):
-        _refuse_hole(log, hole, to_lsn, base_lsn, from_lmdb=from_lmdb)
+        if metadata is not None and hole <= log.watermark_lsn:
+            raise RestlessError
+        _refuse_hole(log, hole, to_lsn, base_lsn)
     end = survey.last_lsn
     beyond = to_lsn is None or to_lsn > end
     return Cut(
         survey=survey,
-        base_lsn=base_lsn,
-        from_lmdb=from_lmdb,
+        metadata=metadata,
         lsn=end if to_lsn is None else to_lsn,
         torn=survey.torn is not None and beyond,
     )
@@ -96,24 +98,26 @@ def _hole_of(log: Examination, survey: Survey, base_lsn: int) -> int | None:
     return max(base_lsn + 1, min(starts)) if starts else None
 
 
-def _alone(log: Examination, to_lsn: int | None) -> Survey:
-    """Judge the log as if LMDB held nothing; refuse where that gives no state."""
-    first = log.first_lsn
-    if first != 1:
-        _refuse_early(log, to_lsn)
+def _rejudged(log: Examination, watermark_lsn: int) -> Survey:
+    """Judge the log as if LMDB held all up to another LSN, 0 for nothing."""
     try:
         try:
-            return _judged(log, "tolerate-torn-tail")
+            return _judged(log, "tolerate-torn-tail", watermark_lsn)
         except (LogCorruptionError, LogGapError):
-            return _judged(log, "salvage")
+            return _judged(log, "salvage", watermark_lsn)
     except CorruptionError as error:
         raise CommandError(str(error), log.status or 4) from error
 
 
-def _judged(log: Examination, mode: RecoveryMode) -> Survey:
+def _judged(log: Examination, mode: RecoveryMode, watermark_lsn: int) -> Survey:
     target = log.target
     return conclude(
-        target.disk, target.log_dir, log.scans, uuid=target.uuid, watermark_lsn=0, mode=mode
+        target.disk,
+        target.log_dir,
+        log.scans,
+        uuid=target.uuid,
+        watermark_lsn=watermark_lsn,
+        mode=mode,
     )
 
 
@@ -191,9 +195,7 @@ def _refuse_early(log: Examination, to_lsn: int | None) -> NoReturn:
     )
 
 
-def _refuse_hole(
-    log: Examination, hole: int, to_lsn: int | None, base_lsn: int, *, from_lmdb: bool
-) -> NoReturn:
+def _refuse_hole(log: Examination, hole: int, to_lsn: int | None, base_lsn: int) -> NoReturn:
     wanted = "the last LSN" if to_lsn is None else f"LSN {to_lsn}"
     grave = [each for each in log.findings if each.verdict is not CheckVerdict.TORN_TAIL]
     grave.sort(key=lambda each: (not each.fatal, each.lsn or 0))
@@ -205,10 +207,8 @@ def _refuse_hole(
             f"{worst.path}{at}: {WORDS[worst.verdict]} at LSN {hole}: expected {worst.expected}, "
             f"found {worst.found}"
         )
-    most = hole - 1
-    least = base_lsn if from_lmdb else 0
     raise CommandError(
         f"{what}. So the state at {wanted} cannot be had without a hole in it. Give --to-lsn "
-        f"{most} ({least} is the earliest), or `wal-inspect repair --mode salvage` first",
+        f"{hole - 1} ({base_lsn} is the earliest), or `wal-inspect repair --mode salvage` first",
         log.status or 5,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -15,6 +16,7 @@ import typer
 
 from strandline.engine.catalog import TableRow
 from strandline.errors import CorruptionError
+from strandline.recovery.check import find_writer
 from strandline.recovery.check_report import CheckVerdict
 from strandline.recovery.report import RecoveryProgress
 from strandline.tools.cli.failure import CommandError
@@ -23,7 +25,7 @@ from strandline.tools.inspect.cut import Cut, RestlessError, plan_cut
 from strandline.tools.inspect.examine import STATUS, Examination, examine
 from strandline.tools.inspect.exports import Destination, FileDump, PrintedDump, StoreCopy
 from strandline.tools.inspect.params import LogPath
-from strandline.tools.inspect.state import State
+from strandline.tools.inspect.state import State, read_beside_writer, store_directory
 from strandline.tools.inspect.summary import tell_findings
 from strandline.tools.inspect.target import Target, resolve
 from strandline.tools.inspect.times import parse_time
@@ -92,16 +94,9 @@ def export(
     if output is not None:
         _refuse_place(target, output)
     for attempt in range(_ATTEMPTS):
-        log = examine(target)
         destination = _destination(output, format_name)
         try:
-            cut = plan_cut(log, to_lsn=to_lsn, at_ns=at_ns)
-            with State(log, cut) as state, destination:
-                _read_log(state)
-                tables = _wanted(state, table, path)
-                state.read_store(tables)
-                _tell(log, cut, state, tables)
-                _write(state, tables, destination)
+            torn = _export(target, to_lsn, at_ns, table, destination)
             break
         except RestlessError:
             if destination.shown or attempt + 1 == _ATTEMPTS:
@@ -111,8 +106,36 @@ def export(
                     f"writer that changed it every time; {whole}. Export when the writer is idle "
                     "or stopped, or export a backup"
                 ) from None
-    if cut.torn:
+    if torn:
         raise typer.Exit(STATUS[CheckVerdict.TORN_TAIL])
+
+
+def _export(
+    target: Target,
+    to_lsn: int | None,
+    at_ns: int | None,
+    table: str | None,
+    destination: Destination,
+) -> bool:
+    """Export once; return whether the log ends in a torn tail before what was asked for."""
+    with ExitStack() as stack:
+        rows = None
+        if target.store is not None and find_writer(target.store) is not None:
+            # LMDB first: what it lacks the log has, which a writer gives back in its own time.
+            rows = stack.enter_context(read_beside_writer(store_directory(target)))
+        log = examine(target)
+        if log.writer is not None and rows is None:
+            raise RestlessError
+        metadata = log.metadata if rows is None else rows.metadata
+        cut = plan_cut(log, metadata, to_lsn=to_lsn, at_ns=at_ns)
+        state = stack.enter_context(State(log, cut, rows))
+        stack.enter_context(destination)
+        _read_log(state)
+        tables = _wanted(state, table)
+        state.read_store(tables)
+        _tell(log, cut, state, tables)
+        _write(state, tables, destination)
+        return cut.torn
 
 
 def _refuse_place(target: Target, output: Path) -> None:
@@ -151,7 +174,7 @@ def _read_log(state: State) -> None:
         state.read_log(tell)
 
 
-def _wanted(state: State, table: str | None, path: Path) -> list[TableRow]:
+def _wanted(state: State, table: str | None) -> list[TableRow]:
     """Return the tables to export; CommandError where there is none of this name."""
     tables = state.tables()
     if table is None:
@@ -160,7 +183,7 @@ def _wanted(state: State, table: str | None, path: Path) -> list[TableRow]:
     if not found:
         names = ", ".join(repr(row.name) for row in tables if row.name)
         raise CommandError(
-            f"{path}: at LSN {state.lsn} there is no table {table!r}; there is "
+            f"at LSN {state.lsn} there is no table {table!r}; there is "
             f"{names or 'none but the default one'}"
         )
     return found
@@ -169,7 +192,7 @@ def _wanted(state: State, table: str | None, path: Path) -> list[TableRow]:
 def _tell(log: Examination, cut: Cut, state: State, tables: list[TableRow]) -> None:
     """Say on stderr what a person should know of the state."""
     tell_findings(log)
-    if not cut.from_lmdb:
+    if cut.metadata is None:
         for each in log.notes:
             note(each)
     if state.divided is not None:

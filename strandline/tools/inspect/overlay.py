@@ -109,12 +109,7 @@ class Overlay:
     def _write_out(self) -> None:
         """Make the chunk a run."""
         chunk, self._chunk, self._size = self._chunk, {}, 0
-        self._add(
-            {
-                table_id: ((key, changes[key]) for key in sorted(changes))
-                for table_id, changes in chunk.items()
-            }
-        )
+        self._add({table_id: _in_order(changes) for table_id, changes in chunk.items()})
         if len(self._runs) >= self._most_runs:
             self._merge()
 
@@ -146,6 +141,11 @@ class Overlay:
         file.flush()
         self._runs.append(_Run(self._next, file, parts))
         self._next += 1
+
+
+def _in_order(changes: dict[bytes, bytes | None]) -> Iterator[Change]:
+    for key in sorted(changes):
+        yield key, changes[key]
 
 
 def _numbered(run: _Run, part: _Part) -> Iterator[tuple[bytes, int, bytes | None]]:

@@ -7,15 +7,17 @@
 A commit that the cut would divide is left out as a whole. Operations on tables that are not
 there are passed over as a replay passes over them: table ids are never used again.
 
-LMDB is read by a child process. Beside a writer its rows are taken into a temporary file
-first, and count only if no commit came meanwhile; without one they are merged as they come,
-and `settle` says at the end whether that held.
+LMDB is read by a child process. Beside a writer all of its rows are taken into a temporary
+file before the log is looked at, and count only if no commit came meanwhile: the log then
+has all that is above them, unless a segment was given back. Without a writer they are merged
+as they come, and `settle` says at the end whether one came.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from strandline.engine import data_file
@@ -36,13 +38,13 @@ from strandline.engine.operations import (
 )
 from strandline.engine.rows_apart import RowsApart
 from strandline.errors import CorruptionError, LogCorruptionError
-from strandline.recovery.check import find_writer
 from strandline.recovery.opening import STORE_NAME
 from strandline.recovery.report import RecoveryProgress
 from strandline.tools.inspect.cut import Cut, RestlessError
 from strandline.tools.inspect.examine import Examination
 from strandline.tools.inspect.frames import flat_operations
 from strandline.tools.inspect.overlay import Change, Overlay
+from strandline.tools.inspect.target import Target
 
 OnProgress = Callable[[RecoveryProgress], None]
 Row = tuple[bytes, bytes]
@@ -53,12 +55,13 @@ _CHANGING: Final = (PUT, DELETE)
 class State:
     """The tables of a store at a cut, and their rows. Use it in a `with` block."""
 
-    def __init__(self, log: Examination, cut: Cut) -> None:
+    def __init__(self, log: Examination, cut: Cut, rows: RowsApart | None = None) -> None:
+        """Begin with what lies below the log; `rows` are all of LMDB's if they were read."""
         self.lsn = cut.base_lsn
         """The last LSN that the state holds, once the log is read."""
         self.divided: tuple[int, int] | None = None
         """The LSNs of a commit that reaches over the cut and was left out."""
-        metadata = log.metadata if cut.from_lmdb else None
+        metadata = cut.metadata
         self._log = log
         self._cut = cut
         self._tables = dict(metadata.tables) if metadata else {DEFAULT_TABLE.id: DEFAULT_TABLE}
@@ -66,8 +69,8 @@ class State:
         self._stored = set(self._tables) if metadata else set()
         """Tables whose rows in LMDB count."""
         self._overlay = Overlay()
-        self._rows: RowsApart | None = None
-        self._settled = not cut.from_lmdb
+        self._rows = rows if metadata else None
+        self._settled = rows is not None or metadata is None
         """What a writer does from now on does not matter."""
 
     def __enter__(self) -> State:
@@ -206,63 +209,79 @@ class State:
 
     def unknown_rows(self, tables: list[TableRow]) -> list[str]:
         """Return the names of unlogged tables whose rows the log alone cannot give."""
-        return [row.name for row in tables if not row.logged and not self._cut.from_lmdb]
+        return [row.name for row in tables if not row.logged and self._cut.metadata is None]
 
     def read_store(self, tables: list[TableRow]) -> None:
         """Begin to read the rows of some tables, which `rows` then gives in this order.
 
-        Beside a writer all of them are read at once. Raises StoreCorruptionError where
-        LMDB is damaged, RestlessError where a writer committed meanwhile.
+        Raises StoreCorruptionError where LMDB is damaged, RestlessError where a writer came.
         """
-        stored = [row.id for row in tables if row.id in self._stored]
-        if not self._cut.from_lmdb:
+        if self._settled:
             return
-        live = self._log.writer is not None
-        try:
-            rows = self._rows = RowsApart(self._directory(), stored)
-            if rows.watermark_lsn != self._cut.base_lsn:
-                raise RestlessError
-            if live:
-                rows.spool()
-                self.settle()
-                self._settled = True
-        except CorruptionError:
-            if live or self._has_changed():
-                raise RestlessError from None
-            raise
+        stored = [row.id for row in tables if row.id in self._stored]
+        directory = store_directory(self._log.target)
+        with _undisturbed(directory):
+            self._rows = RowsApart(directory, stored)
+        if self._rows.metadata != self._cut.metadata:
+            raise RestlessError
 
     def rows(self, tables: list[TableRow]) -> Iterator[tuple[TableRow, Iterator[Row]]]:
         """Yield each table with its rows in key order, which are to be taken before the next."""
-        stored = _ByTable(iter(self._rows) if self._rows else iter(()))
+        wanted = {row.id for row in tables} & self._stored
+        stored = _ByTable(iter(self._rows) if self._rows else iter(()), wanted)
         for row in tables:
-            below = stored.of(row.id) if row.id in self._stored else iter(())
+            below = stored.of(row.id) if row.id in wanted else iter(())
             yield row, _merged(below, self._overlay.changes(row.id))
 
     def settle(self) -> None:
         """Raise RestlessError if a commit came since LMDB's rows were begun to be read."""
-        if not self._settled and self._has_changed():
-            raise RestlessError
+        if not self._settled and self._rows is not None:
+            _settle(store_directory(self._log.target), self._rows.transaction_id)
 
-    def _has_changed(self) -> bool:
-        if self._rows is None:
-            return find_writer(os.path.dirname(self._directory())) is not None
+
+def store_directory(target: Target) -> str:
+    """Return where the LMDB environment of a store is."""
+    assert target.store is not None, "rows come from a store's LMDB"
+    return os.path.join(target.store, STORE_NAME)
+
+
+def read_beside_writer(directory: str) -> RowsApart:
+    """Read all rows of an environment that a writer has open, into a temporary file.
+
+    Raises RestlessError where a commit came meanwhile, and what `RowsApart` does.
+    """
+    with _undisturbed(directory):
+        rows = RowsApart(directory, None)
         try:
-            newest = data_file.look(self._directory()).transaction_id
-        except CorruptionError:
-            # A meta page is written in one piece; what is torn is so for a moment at most.
-            return find_writer(os.path.dirname(self._directory())) is not None
-        return newest != self._rows.transaction_id
+            rows.spool()
+            _settle(directory, rows.transaction_id)
+        except BaseException:
+            rows.close()
+            raise
+    return rows
 
-    def _directory(self) -> str:
-        assert self._log.target.store is not None, "rows come from a store's LMDB"
-        return os.path.join(self._log.target.store, STORE_NAME)
+
+@contextmanager
+def _undisturbed(directory: str) -> Iterator[None]:
+    """Raise RestlessError for damage that comes of a commit, and nothing else."""
+    before = data_file.look(directory).transaction_id
+    try:
+        yield
+    except CorruptionError:
+        _settle(directory, before)
+        raise
+
+
+def _settle(directory: str, transaction_id: int) -> None:
+    if data_file.look(directory).transaction_id != transaction_id:
+        raise RestlessError
 
 
 class _ByTable:
     """Rows that come table by table, handed out by table."""
 
-    def __init__(self, source: Iterator[tuple[int, list[Row]]]) -> None:
-        self._source = source
+    def __init__(self, source: Iterator[tuple[int, list[Row]]], wanted: set[int]) -> None:
+        self._source = (part for part in source if part[0] in wanted)
         self._ahead: tuple[int, list[Row]] | None = None
 
     def of(self, table_id: int) -> Iterator[Row]:
