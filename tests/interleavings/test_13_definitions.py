@@ -17,8 +17,14 @@ from unittest import mock
 import pytest
 
 from strandline import Durability
+from strandline.engine.operations import PUT, tag_of
 from strandline.engine.store import Store
-from strandline.errors import DiskFullError, InvalidRequestError, WriteOutcomeUnknownError
+from strandline.errors import (
+    DiskFullError,
+    InvalidRequestError,
+    LogCorruptionError,
+    WriteOutcomeUnknownError,
+)
 from tests.support.calls import Call
 from tests.support.faults import Gate, fail
 from tests.support.history import contents
@@ -177,10 +183,14 @@ def test_kept_handle_of_a_dropped_table(tmp_path: Path, generation: str, logged:
 
 
 @contextlib.contextmanager
-def no_checkpoints(db: Store) -> Iterator[None]:
-    """Let LMDB find no room."""
-    error = DiskFullError("no room", errno.ENOSPC)
-    with mock.patch.object(db.engine.backing, "checkpoint", side_effect=error):
+def no_checkpoints(db: Store, meanwhile: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Let LMDB find no room, and something happen while a checkpoint looks for it."""
+
+    def refuse() -> None:
+        meanwhile()
+        raise DiskFullError("no room", errno.ENOSPC)
+
+    with mock.patch.object(db.engine.backing, "checkpoint", refuse):
         yield
 
 
@@ -200,7 +210,7 @@ def test_checkpoint_that_failed_before_the_end_of_a_table(tmp_path: Path, end: s
         db.drop_table("gone")
         db.table("first").put(b"k", b"1")
         db.table("t").put(b"frozen", b"old")
-        with no_checkpoints(db):
+        with no_checkpoints(db, lambda: db.table("second")):
             assert not rig.checkpoint()
         if end == "drop":
             db.drop_table("t")
@@ -215,3 +225,41 @@ def test_checkpoint_that_failed_before_the_end_of_a_table(tmp_path: Path, end: s
             assert expected == contents(again)
             assert ["first", "second", "t"] == again.tables()
             assert 0 == again.recovery_report.operations_replayed
+
+
+def test_salvage_of_a_table_whose_creation_is_lost(tmp_path: Path) -> None:
+    """Its values get a table of their own, and those of the next table stay where they were.
+
+    Guard: replay creates a table under the id that was logged, and makes up one for an id
+    that nothing created only where salvage is asked for.
+    """
+    with Rig(tmp_path) as rig:
+        db = rig.open()
+        segment, offset, _, _ = db.engine.log.tail
+        db.table("a").put(b"k", b"of a")
+        db.table("b").put(b"k", b"of b")
+        db.put(b"k", b"v")
+        segment.file.pwrite(bytes(8), offset)
+        image = rig.kill()
+        with pytest.raises(LogCorruptionError, match=f"offset {offset}, LSN 1:"):
+            image.open()
+        expected = {("", b"k"): b"v", ("b", b"k"): b"of b", ("salvaged-2", b"k"): b"of a"}
+        assert expected == contents(image.open(recovery="salvage"))
+        assert expected == contents(image.power_cut("none").open())
+
+
+def test_write_to_a_table_that_was_never_created(tmp_path: Path) -> None:
+    """No guess is made what it was: the log is refused, and salvage keeps the value.
+
+    Guard: replay leaves out writes to tables that were dropped, whose ids it knows, and no
+    others.
+    """
+    with Rig(tmp_path) as rig:
+        db = rig.open()
+        db.table("t")
+        db._state.put_tag = tag_of(99, PUT)
+        db.put(b"k", b"v")
+        image = rig.power_cut("none")
+        with pytest.raises(LogCorruptionError, match="table 99, which is unknown"):
+            image.open()
+        assert {("salvaged-99", b"k"): b"v"} == contents(image.open(recovery="salvage"))
