@@ -236,14 +236,15 @@ def test_salvage_of_a_table_whose_creation_is_lost(tmp_path: Path) -> None:
     with Rig(tmp_path) as rig:
         db = rig.open()
         segment, offset, _, _ = db.engine.log.tail
-        db.table("a").put(b"k", b"of a")
-        db.table("b").put(b"k", b"of b")
-        db.put(b"k", b"v")
+        for name in ("a", "b"):
+            db.table(name)
+        for name in ("b", "a", ""):
+            db.table(name).put(b"k", b"of " + name.encode())
         segment.file.pwrite(bytes(8), offset)
         image = rig.kill()
         with pytest.raises(LogCorruptionError, match=f"offset {offset}, LSN 1:"):
             image.open()
-        expected = {("", b"k"): b"v", ("b", b"k"): b"of b", ("salvaged-2", b"k"): b"of a"}
+        expected = {("", b"k"): b"of ", ("b", b"k"): b"of b", ("salvaged-2", b"k"): b"of a"}
         assert expected == contents(image.open(recovery="salvage"))
         assert expected == contents(image.power_cut("none").open())
 
