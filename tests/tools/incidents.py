@@ -27,6 +27,8 @@ from tests.tools.inspecting import inspect
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "incidents.md"
 SHOWN_DIRECTORY: Final = "/srv/shop"
+_PUT_ASIDE: Final = re.compile(r"-\d{8}T\d{6}\.\d{6}Z\.")
+"""The time in the name of a file in quarantine, which is that of the repair."""
 _BLOCK: Final = re.compile(
     r"(<!-- story: (?P<story>[a-z-]+) -->\n\n```console\n)(?P<body>.*?)(\n```\n)", re.DOTALL
 )
@@ -178,6 +180,7 @@ def run(command: str, directory: Path) -> list[str]:
         os.chdir(there)
     output = result.stdout + result.stderr
     shown = output.replace(os.path.realpath(directory), SHOWN_DIRECTORY).rstrip("\n")
+    shown = _PUT_ASIDE.sub("-20260303T030000.000000Z.", shown)
     return [*shown.split("\n"), f"(exit status {result.exit_code})"]
 
 
