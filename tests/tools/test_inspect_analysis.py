@@ -254,6 +254,7 @@ def test_small_batches_change_nothing(frames: list[Written]) -> None:
     """Where batches end has no influence on any figure."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(counting, "_BATCH_OPERATIONS", 3)
+        patch.setattr(counting, "_PART", 2)
         check(analysed(frames, top=100), Plain(frames))
 
 

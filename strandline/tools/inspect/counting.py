@@ -39,6 +39,8 @@ ROWS: Final = 1024
 
 _BATCH_OPERATIONS: Final = 1 << 15
 _BATCH_BYTES: Final = 4 << 20
+_PART: Final = 1 << 16
+"""How many of a batch are counted at once: one frame alone can hold far more."""
 _ORDER: Final = (PUT, DELETE, CLEAR, CREATE, DROP, VOID)
 _EMPTYING: Final = (CLEAR, DROP)
 
@@ -236,8 +238,18 @@ class OperationCounter:
         data_bytes: Counter[int],
     ) -> None:
         """Count operations among which no clear or drop follows another operation."""
-        if not tags:
-            return
+        for start in range(0, len(tags), _PART):
+            part = slice(start, start + _PART)
+            self._count_part(tags[part], keys[part], values[part], operations, data_bytes)
+
+    def _count_part(
+        self,
+        tags: list[int],
+        keys: Column,
+        values: Column,
+        operations: Counter[int],
+        data_bytes: Counter[int],
+    ) -> None:
         touched: dict[int, Column] = {}
         for tag, (some_keys, some_values) in _by_tag(tags, keys, values).items():
             table_id, op = tag >> TAG_SHIFT, tag & OPERATION_MASK
