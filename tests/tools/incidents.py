@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import strandline
 from strandline import Durability, Store
-from strandline.wal.runtime import SystemRuntime
+from strandline.wal.runtime import SystemRuntime, Worker
 from tests.recovery.check_stores import NEVER, copy_open, flip, frames, segments
 from tests.tools.inspecting import inspect
 
@@ -34,6 +34,17 @@ _BLOCK: Final = re.compile(
 )
 
 
+class Nobody:
+    """A thread that has ended."""
+
+    def join(self, timeout: float | None = None) -> None:
+        """Nothing to wait for."""
+
+    def is_alive(self) -> bool:
+        """It is not."""
+        return False
+
+
 class StoryRuntime(SystemRuntime):
     """A runtime whose wall clock stands still until it is told to go on."""
 
@@ -43,6 +54,10 @@ class StoryRuntime(SystemRuntime):
         self._random = random.Random(seed)
         self.time_ns = lambda: int(self._now.timestamp()) * 1_000_000_000
         self.random_bytes = self._random.randbytes
+
+    def spawn(self, name: str, target: Callable[..., None], *args: Any) -> Worker:
+        """Start a thread, but none that writes a sync mark when it has the time."""
+        return Nobody() if name == "strandline-sync" else super().spawn(name, target, *args)
 
     def go_on(self, seconds: int) -> None:
         """Let time pass."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
 import os
@@ -342,6 +343,25 @@ def test_a_page_that_is_there_stays_unless_forced(tmp_path: Path) -> None:
     assert "precious" == output.read_text()
     assert "<!DOCTYPE html>" in reporting.page_of(log, output, 4)
     assert ["log", "page.html"] == sorted(os.listdir(tmp_path)), "nothing is left behind"
+
+
+def test_a_page_that_cannot_be_finished_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk costs neither the old page nor leaves half of a new one."""
+    log = reporting.sound(tmp_path / "log")
+    output = tmp_path / "page.html"
+    output.write_text("precious")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(output))
+
+    monkeypatch.setattr(os, "replace", full)
+    result = inspect("report", log, "--output", output, "--force")
+    assert 1 == result.exit_code
+    assert "No space left" in result.stderr
+    assert "precious" == output.read_text()
+    assert ["log", "page.html"] == sorted(os.listdir(tmp_path))
 
 
 def test_nothing_is_written_into_what_is_inspected(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 import sys
@@ -100,16 +99,19 @@ def _write(output: str, page: bytes, *, force: bool) -> None:
             device.write(page)
         return
     # Only its owner may read it (0600), as with the store's own files.
-    number, temporary = tempfile.mkstemp(prefix=".report-", dir=os.path.dirname(real))
+    place, temporary = os.path.dirname(real), real
+    try:
+        if force:
+            number, temporary = tempfile.mkstemp(prefix=".report-", dir=place)
+        else:
+            number = os.open(real, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise CommandError(f"{output}: a file has appeared there; give another", 2) from None
     try:
         with open(number, "wb") as file:
             file.write(page)
         if force:
             os.replace(temporary, real)
-        else:
-            os.link(temporary, real)
-    except FileExistsError:
-        raise CommandError(f"{output}: a file has appeared there; give another", 2) from None
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+    except BaseException:
+        os.unlink(temporary)
+        raise

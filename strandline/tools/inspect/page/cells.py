@@ -159,9 +159,13 @@ class _Layout:
             facts = self.details.region(scan, region, findings)
             if self._dropped(scan, region):
                 facts.append(("lies", "behind the torn tail: an opening drops it"))
-            fault = region.kind in FAULTS
-            kind = region.kind.value
-            return Cell(kind=kind, length=region.length, title=title, facts=facts, fault=fault)
+            return Cell(
+                kind=region.kind.value,
+                length=region.length,
+                title=title,
+                facts=facts,
+                fault=region.kind in FAULTS or bool(findings),
+            )
         self.map.merged_regions += len(piece)
         fault = any(region.kind in FAULTS for region in piece)
         listed = piece[: self._take(len(piece))]
@@ -173,7 +177,7 @@ class _Layout:
             parts=len(piece),
             listed=[self.details.part(region) for region in listed],
             unlisted=len(piece) - len(listed),
-            fault=fault,
+            fault=fault or bool(findings),
         )
 
     def _dropped(self, scan: SegmentScan, region: Region) -> bool:

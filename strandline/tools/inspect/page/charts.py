@@ -99,7 +99,7 @@ def _chart(title: str, unit: str, rates: Rates, values: Sequence[tuple[Bucket, f
         said = many(int(total), "operation")
         said += f"; at most {int(highest):,} in {show_span(rates.width_ns)}"
     else:
-        said = f"{total:,.1f} {unit} in all"
+        said = f"{total:,.{0 if unit == 'B' else 1}f} {unit} in all"
     drawings = "".join(_draw(rates, values, f"{unit} over time; {said}", width) for width in WIDTHS)
     return f"<figure><figcaption>{title} <small>{said}</small></figcaption>{drawings}</figure>"
 

@@ -52,7 +52,9 @@ def _tiles(log: Examination, figures: Analysis | None) -> str:
         span = figures.rates.end_ns - figures.rates.first_ns
         tiles.append((show_span(span), "of writes, by the clock"))
     if log.findings:
-        tiles.append((f"{len(log.findings):,}", "findings"))
+        tiles.append(
+            (f"{len(log.findings):,}", "finding" if len(log.findings) == 1 else "findings")
+        )
     cells = "".join(f"<div><dt>{what}</dt><dd>{number}</dd></div>" for number, what in tiles)
     return f'<dl class="tiles">{cells}</dl>'
 
@@ -65,13 +67,17 @@ def _facts(log: Examination, made_ns: int) -> str:
     if log.first_lsn is not None:
         facts.append(f"The log holds LSN {log.first_lsn} to {log.last_lsn}.")
     if log.metadata is not None:
-        facts.append(f"LMDB holds everything up to LSN {log.watermark_lsn}.")
+        stored = f"everything up to LSN {log.watermark_lsn}" if log.watermark_lsn else "nothing yet"
+        facts.append(f"LMDB holds {stored}.")
     elif log.watermark_lsn:
         facts.append(f"What lies before LSN {log.watermark_lsn + 1} is not in the log.")
     if log.writer is not None:
         facts.append("A writer was at work: what it wrote meanwhile was not looked at.")
     if log.given_up:
-        ranges = [f"{first} to {last}" for first, last in log.given_up[:_RANGES]]
+        ranges = [
+            f"{first} to {last}" if first < last else f"{first}"
+            for first, last in log.given_up[:_RANGES]
+        ]
         more = len(log.given_up) - len(ranges)
         rest = f" and {many(more, 'more range')}" if more else ""
         facts.append(f"A salvage would have to do without LSN {', '.join(ranges)}{rest}.")
