@@ -149,9 +149,9 @@ def _at_most(estimate: Estimate, most: int) -> Estimate:
 
 
 def _hot(figures: Analysis, hot: HotList, thing: str) -> str:
-    if not hot.found:
-        return "<p>None.</p>"
-    found = hot.found[:_HOT]
+    found = [each for each in hot.found if each.count > 1][:_HOT]
+    if not found:
+        return f"<p>No {thing} was written more than once.</p>"
     codecs = {each.table_id: each.codec for each in figures.tables}
     lines = []
     for each in found:
