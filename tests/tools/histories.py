@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 from strandline.tools.cli.dumps import DumpTable, read_dump
 from strandline.tools.cli.sources import Source
 from tests.api.stores import TINY, open_small
-from tests.recovery.check_stores import copy_open
+from tests.recovery.check_stores import copy_open, frames, segments
 from tests.support.script import Content, Model, steps
 
 
@@ -57,6 +58,17 @@ def written(seed: int, count: int, target: Path, *, flush_after: int | None = No
     return history
 
 
+def tear(store: Path) -> None:
+    """Let the last frame of a log be written in part only, and nothing behind it.
+
+    A sync mark can stand there, if the writer had a moment: it would claim the frame.
+    """
+    last = segments(store)[-1]
+    data = last.read_bytes()
+    at = frames(last)[-1] + 80
+    last.write_bytes(data[:at].ljust(len(data), b"\0"))
+
+
 def dumped(text: str | bytes) -> Dumped:
     """Read an export's lines."""
     data = text.encode() if isinstance(text, str) else text
@@ -73,6 +85,4 @@ def dumped(text: str | bytes) -> Dumped:
 
 
 def _lsn(data: bytes) -> Any:
-    import json
-
     return json.loads(data.split(b"\n", 1)[0])["lsn"]

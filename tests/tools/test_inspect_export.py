@@ -31,7 +31,7 @@ from tests.recovery.check_stores import (
 )
 from tests.support.logs import LogBuilder
 from tests.tools.command import done
-from tests.tools.histories import Dumped, History, dumped, written
+from tests.tools.histories import Dumped, History, dumped, tear, written
 from tests.tools.inspecting import inspect, inspected, lay, piped
 
 SECOND: Final = 1_000_000_000
@@ -234,8 +234,7 @@ def test_a_time_behind_damage_is_refused(crashed: Path) -> None:
 
 def test_a_torn_tail_ends_the_log(crashed: Path) -> None:
     """Status 3 where more was asked for than there is, 0 where it was not; never a lost frame."""
-    last = segments(crashed)[-1]
-    flip(last, frames(last)[-1] + 80)
+    tear(crashed)
     found = exported(crashed, status=3)
     assert (1199, 1199) == (found.lsn, len(found.tables[""]))
     assert exported(crashed, "--to-lsn", 1199).lsn == 1199

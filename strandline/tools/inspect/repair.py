@@ -127,7 +127,7 @@ def _require(log: Examination, plan: Plan, *, as_json: bool) -> None:
         raise typer.Exit(log.status or 1)
     refusal = refuse_rest(log) if plan.needed or log.target.store is None else None
     if refusal is not None:
-        raise CommandError(refusal, log.status or 1)
+        raise CommandError(refusal)
 
 
 def _refuse_place(target: Target, output: Path) -> None:
