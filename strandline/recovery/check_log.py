@@ -14,8 +14,10 @@ missed. Anything else counts only where two looks in a row find the same.
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Final
 
 from strandline.engine.catalog import Metadata
@@ -297,10 +299,8 @@ def restless(path: str) -> Finding:
 def _findings(found: Survey, error: StrandlineError | None) -> list[Finding]:
     """Return what a survey found; `error` is what an opening would raise."""
     damages = sorted((*found.damages, *found.gaps), key=lambda each: (each.segment_id, each.offset))
-    findings = [
-        _damage(damage, found, fatal=error is not None and _is_fatal(damage, found, error))
-        for damage in damages
-    ]
+    fatal = _fatal_ones(damages, found, error)
+    findings = [_damage(damage, found, fatal=damage in fatal) for damage in damages]
     if error is not None and not any(each.fatal for each in findings):
         findings.append(refusal(_verdict_of(error), found.log_dir, error))
     torn = found.torn
@@ -309,9 +309,21 @@ def _findings(found: Survey, error: StrandlineError | None) -> list[Finding]:
     return findings
 
 
-def _is_fatal(damage: Damage, found: Survey, error: StrandlineError) -> bool:
-    lost = any(first <= damage.lsn <= last for first, last in found.given_up)
-    return lost or str(error).startswith(str(damage))
+def _fatal_ones(
+    damages: Sequence[Damage], found: Survey, error: StrandlineError | None
+) -> set[Damage]:
+    """Return those that an opening would not pass over: LSNs above the watermark are lost."""
+    if error is None:
+        return set()
+    ranges = sorted(found.given_up)
+    starts = [first for first, _ in ranges]
+    reach = list(accumulate((last for _, last in ranges), max))
+    fatal = set()
+    for damage in damages:
+        before = bisect_right(starts, damage.lsn)
+        if (before and damage.lsn <= reach[before - 1]) or str(error).startswith(str(damage)):
+            fatal.add(damage)
+    return fatal
 
 
 def _is_at(finding: Finding, torn: TornTail) -> bool:

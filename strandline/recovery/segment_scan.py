@@ -29,6 +29,7 @@ from strandline.wal.reader import (
     FoundSeal,
     SegmentReader,
     Stamp,
+    frame_bytes,
     read_fully,
     read_segment_header,
     stamp_of,
@@ -202,6 +203,8 @@ def _scan_file(
             # Where what was found a moment ago does not read again, it is not looked for twice.
             at = reader.offset + (ALIGNMENT if reader.offset == found_at else 0)
             later = next(find_later_frames(file, scan.stamp, offset=at, lsn=reader.lsn), None)
+        if later is not None and end is not None and later[0] + frame_bytes(len(later[2])) > end:
+            later = None
         if later is None:
             scan.remains = find_remains(file, scan.stamp, reader.offset)
             return

@@ -11,9 +11,11 @@ import re
 import pytest
 
 from strandline.errors import LogCorruptionError
+from strandline.recovery.segment_scan import scan_segment
 from strandline.wal.damage import DamageKind
 from strandline.wal.format import FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES
 from tests.support.logs import (
+    UUID,
     LogBuilder,
     at,
     look,
@@ -347,3 +349,15 @@ def test_a_header_that_is_lost_together_with_the_first_frame_is_damage() -> None
     disk = log.on_disk()
     disk.poke(log.path(4), 0, bytes(first.end))
     refused(disk, LogCorruptionError, f"{re.escape(log.path(4))}: offset 0, LSN 14: segment-header")
+
+
+@pytest.mark.parametrize("inside", [8, 80, -8])
+def test_a_scan_that_ends_inside_a_frame_ends_before_it(inside: int) -> None:
+    """Whatever lies behind the end that was given, valid or not, is not read."""
+    log = sample()
+    disk = log.on_disk()
+    frame = log.segments[1].frames[1]
+    end = (frame.offset if inside > 0 else frame.end) + inside
+    scan = scan_segment(disk, log.path(1), 1, uuid=UUID, next_lsn=1, end=end)
+    assert (scan.frames, scan.end) == (1, frame.offset)
+    assert scan.seal is None
