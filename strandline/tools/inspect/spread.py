@@ -22,7 +22,7 @@ class Power(NamedTuple):
 
     low: int
     high: int
-    count: int
+    count: int  # type: ignore[assignment]  # a tuple's own count() is not missed here
 
 
 class Spread:
