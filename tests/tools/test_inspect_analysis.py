@@ -258,10 +258,37 @@ def test_small_batches_change_nothing(frames: list[Written]) -> None:
         check(analysed(frames, top=100), Plain(frames))
 
 
+SINGLES = st.lists(
+    st.builds(
+        Written,
+        st.lists(
+            st.builds(Op, st.integers(1, 2), st.sampled_from([PUT, PUT, DELETE]), key_list())
+            | st.builds(Op, st.integers(1, 2), st.sampled_from([CLEAR, VOID, CREATE])),
+            min_size=1,
+            max_size=1,
+        ),
+        st.integers(0, 20).map(lambda ms: T0 + ms * MS // 2),
+    ),
+    max_size=30,
+)
+
+
+@given(SINGLES, st.none() | st.sampled_from(["#1", "#2"]))
+def test_frames_of_one_operation(frames: list[Written], only: str | None) -> None:
+    """They are taken by the batch, and count as any other."""
+    found = analysed(frames, top=100, only=None if only is None else {only})
+    kept = [
+        frame._replace(operations=[op for op in frame.operations if only in (None, f"#{op.table}")])
+        for frame in frames
+    ]
+    check(found, Plain(kept))
+    assert found.total.frames == sum(bool(frame.operations) for frame in kept)
+
+
 def test_a_table_that_the_log_creates_is_known_by_name() -> None:
     """From its CREATE on; `only` takes the name, and its integer keys have no prefixes."""
     options = encode_table_options("int64/bytes", logged=True)
-    key = b":" + bytes(6) + b":"
+    key = b"\x80bcdefg:"
     frames = [Written([Op(2, CREATE, b"n", options), put(key, table=2), put(b"k:")])]
     found = analysed(frames, only=["n"])
     assert [(each.table_id, each.name, each.codec) for each in found.tables] == [

@@ -176,7 +176,7 @@ def _show_hot(title: str, hot: HotList, found: Analysis, tables: Tables, *, pref
         if not prefixes and hot.found:
             _title_line(f"{title}: no key was written twice")
         elif not prefixes:
-            _title_line(f"{title}: none stands out; no key has more than {hot.missed + 1:,}")
+            _title_line(f"{title}: none stands out; no key has more than {2 * hot.missed:,}")
         return
     _title_line(title)
     rows: list[list[str | Text]] = []
