@@ -13,14 +13,16 @@ verified, every table's keys are in order and as many as the last checkpoint com
 
 Promises that a rows' message holds about 256 KiB, or a single row; that the environment is
 opened read-only and without its lock file, so that it is neither changed nor waited for;
-and that all comes from one transaction. A writer does not see that transaction: the pages
-that it reads are whole as long as no later one but the next has begun, so whoever reads
-beside a writer compares `transaction_id` with that of the data file afterwards, and
-believes nothing if they differ.
+that the child keeps few of LMDB's pages mapped in; and that all comes from one transaction.
+A writer does not see that transaction: the pages that it reads are whole as long as no
+later one but the next has begun, so whoever reads beside a writer compares `transaction_id`
+with that of the data file afterwards, and believes nothing if they differ.
 """
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import selectors
 import subprocess
@@ -57,6 +59,8 @@ _PIPE_BYTES: Final = 1 << 18
 _SILENCE_SECONDS: Final = 60.0
 _NOISE_BYTES: Final = 4096
 _UNPACKER_BYTES: Final = (1 << 31) - 1
+_HELD_BYTES: Final = 16 << 20
+_libc: Final = ctypes.CDLL(None)
 
 Rows = tuple[int, list[tuple[bytes, bytes]]]
 """A table's id, and some keys and values of it in order."""
@@ -221,6 +225,7 @@ def _read(directory: str, table_ids: list[int] | None) -> Iterator[list[Any]]:
                     f"{seen.path}: a writer defined tables meanwhile; read it again"
                 )
             origin = Origin(seen.path, {row.id: row.name for row in tables.values()})
+            places, held = _places(seen.path), 0
             yield [HEAD, txn.id(), metadata_said(metadata)]
             for table_id, database in databases.items():
                 yield [TABLE, table_id]
@@ -232,11 +237,35 @@ def _read(directory: str, table_ids: list[int] | None) -> Iterator[list[Any]]:
                     size += len(row[0]) + len(row[1]) + _ROW_BYTES
                     if size >= _MESSAGE_BYTES:
                         yield _message(tree, table_id, rows, origin)
+                        held += size
                         rows, size = [], 0
+                        if held >= _HELD_BYTES:
+                            _let_go(places)
+                            held = 0
                 if rows:
                     yield _message(tree, table_id, rows, origin)
                 _refuse(tree.end())
     yield [DONE]
+
+
+def _places(path: str) -> list[tuple[int, int]]:
+    """Return where in this process's memory a file is mapped, as far as the system tells."""
+    if sys.platform != "linux":
+        return []
+    inode = str(os.stat(path).st_ino)
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+        fields = [line.split(maxsplit=5) for line in maps]
+    found = [each[0].split("-") for each in fields if each[4] == inode]
+    return [(int(start, 16), int(end, 16) - int(start, 16)) for start, end in found]
+
+
+def _let_go(places: list[tuple[int, int]]) -> None:
+    """Let the pages that were read go from this process; the system's cache may keep them.
+
+    Otherwise a large file would in the end be counted as memory of this process in full.
+    """
+    for start, length in places:
+        _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), mmap.MADV_DONTNEED)
 
 
 def _message(tree: Tree, table_id: int, rows: Items, origin: Origin) -> list[Any]:

@@ -483,6 +483,26 @@ def test_a_writer_that_comes_meanwhile_is_noticed(
     assert dumped((tmp_path / "out").read_bytes()).tables[""][b"new"] == b"v"
 
 
+def test_a_writer_that_comes_before_lmdb_is_read_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of a later commit never go with the log as it was looked at before."""
+    with open_small(tmp_path / "data") as db:
+        db[b"old"] = b"v"
+    real, came = State.read_log, list[int]()
+
+    def read_log(*args: Any) -> None:
+        real(*args)
+        if not came:
+            came.append(1)
+            with open_small(tmp_path / "data") as db:
+                db[b"new"] = b"v"
+
+    monkeypatch.setattr(State, "read_log", read_log)
+    found = exported(tmp_path / "data")
+    assert (2, {b"old": b"v", b"new": b"v"}) == (found.lsn, found.tables[""])
+
+
 def test_a_writer_that_never_rests_ends_it(crashed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After some attempts it says to try when the writer is idle."""
 
