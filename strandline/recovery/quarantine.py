@@ -2,6 +2,7 @@
 
     0000000000000007-at-81920-lsn-4711-20240229T101500.250000Z.tail    bytes of a segment
     0000000000000008-at-0-lsn-4800-20240229T101500.250000Z.wal         a whole segment
+    before-repair-20240229T101500.250000Z/                             a repair's originals
 
 A name carries the segment id, the offset and the LSN where the bytes begin, and the time.
 Nothing here is ever deleted or written over; a copy that was cut short (`*.partial`) is
@@ -9,7 +10,8 @@ none yet, its original still stands, and the next one starts afresh.
 
 Promises that a copy and its name are on stable storage before `copy` returns, so that the
 original can be touched; that a recovery which is cut short and run again keeps one copy
-of the same bytes, not many; and that the budget holds for all files together.
+of the same bytes, not many; and that the budget holds for all files together. Directories are a repair's own (see
+`strandline.tools.inspect.keeping`) and are neither counted nor touched.
 """
 
 from __future__ import annotations
