@@ -119,7 +119,6 @@ class Overlay:
         files, self._files = self._files, ExitStack()
         with files:
             tables = {table_id for run in runs for table_id in run.parts}
-            self._next -= 1  # it is as new as the newest of them
             self._add(
                 {
                     table_id: _newest([_numbered(run, run.parts[table_id]) for run in counting])
