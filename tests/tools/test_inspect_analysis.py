@@ -268,6 +268,7 @@ SINGLES = st.lists(
             max_size=1,
         ),
         st.integers(0, 20).map(lambda ms: T0 + ms * MS // 2),
+        st.integers(0, 3),
     ),
     max_size=30,
 )
@@ -352,7 +353,7 @@ def test_payloads_that_do_not_decode() -> None:
     """They are counted as frames, their places are told, and the others count as ever."""
     log = sample()
     log.data(2, payload_of([put(b"a"), put(b"b")]))
-    log.data(1, msgpack.packb([None, "t" * 5000, b"k", b"v"]))
+    log.data(1, b"x")
     found = analyse(look(log.on_disk()), Tables(None))
     bad = len(sample().data_frames) + 1
     assert (found.undecodable, found.frames) == (bad, bad + 1)
@@ -360,7 +361,16 @@ def test_payloads_that_do_not_decode() -> None:
     assert found.total.operations == 2
     assert [each.lsn for each in found.undecodable_places][:3] == [1, 2, 5]
     assert len(found.undecodable_places) == 8
-    assert all(0 < len(each.reason) <= 200 for each in found.undecodable_places)
+
+
+def test_the_reason_why_a_payload_does_not_decode() -> None:
+    """It can quote what was found, of which no more is kept than a person reads."""
+    log = LogBuilder()
+    log.open()
+    log.data(1, msgpack.packb([None, "t" * 5000, b"k", b"v"]))
+    found = analyse(look(log.on_disk()), Tables(None))
+    assert "known tag" in found.undecodable_places[0].reason
+    assert len(found.undecodable_places[0].reason) == 200
 
 
 def test_puts_without_a_key() -> None:
@@ -589,6 +599,19 @@ def test_rates_of_any_clock(written: list[tuple[int, int, int]]) -> None:
     assert starts == sorted(starts)
     assert len(found.tables) <= 4
     assert len(set(found.tables) - {OTHER}) <= 3
+
+
+@pytest.mark.parametrize("bits", range(20, 65, 2))
+def test_buckets_are_joined_rightly_at_every_width(bits: int) -> None:
+    """From milliseconds to centuries."""
+    chooser = random.Random(bits)
+    times = [chooser.getrandbits(bits) for _ in range(300)]
+    counter = RateCounter(buckets=60)
+    for time_ns in times:
+        counter.add(time_ns, {1: 1}, {1: 2})
+    found = counter.result()
+    expected = Counter(time_ns - time_ns % found.width_ns for time_ns in times)
+    assert expected == {each.start_ns: each.operations[1] for each in found.buckets}
 
 
 def test_the_width_of_buckets() -> None:

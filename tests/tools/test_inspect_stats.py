@@ -16,6 +16,7 @@ import pytest
 
 import strandline
 from strandline import Durability
+from strandline.codecs import get_codec
 from strandline.engine.operations import CLEAR, CREATE, PUT, encode_table_options, tag_of
 from strandline.wal.format import FRAME_HEADER_BYTES
 from tests.recovery.check_stores import NEVER, copy_open, flip
@@ -133,6 +134,18 @@ def test_keys_of_integers_are_integers(store: Path) -> None:
     assert found["hot_keys"]["found"] == [{"table": 3, "key": -5, "count": 1, "too_many": 0}]
     assert found["range"]["tables"] == ["numbers"]
     assert [each["id"] for each in found["tables"]] == [3]
+
+
+def test_keys_on_the_page_are_those_of_the_table(tmp_path: Path) -> None:
+    """Integers of a table of integers; elsewhere escaped so that it can be undone."""
+    log = LogBuilder()
+    log.open()
+    log.data(1, operations((2, CREATE, b"n", encode_table_options("int64/bytes", logged=True))))
+    seven = get_codec("int64/bytes").encode_key(7)
+    log.data(4, operations(*[(2, PUT, seven, b""), (1, PUT, b"\\\xff", b"")] * 2))
+    text = inspected("stats", lay(log, tmp_path / "log"))
+    assert re.search(r"\n +2 +50.0 % +n +7\n", text)
+    assert re.search(r"\n +2 +50.0 % +\(default\) +\\\\\\xff\n", text)
 
 
 def test_a_range(tmp_path: Path) -> None:
