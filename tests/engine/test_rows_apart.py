@@ -12,6 +12,7 @@ import pytest
 
 import strandline
 from strandline.engine import probe, rows_apart
+from strandline.engine.records import encode
 from strandline.engine.rows_apart import RowsApart
 from strandline.errors import ForeignStoreError, StoreCorruptionError
 from tests.api.stores import open_small
@@ -87,6 +88,23 @@ def test_rows_that_are_missing_are_missed(store: Path, monkeypatch: pytest.Monke
     with pytest.raises(StoreCorruptionError, match="ended by signal 9"):
         rows(store, [1, 2])
     assert started
+
+
+@pytest.mark.parametrize("more", [False, True])
+def test_rows_are_as_many_as_the_last_checkpoint_committed(
+    more: bool, store: Path, tmp_path: Path
+) -> None:
+    """A row that is gone, or one too many, tells that pages rotted."""
+    copy = _copy(store, tmp_path)
+    with lmdb.open(str(copy / "store"), max_dbs=8, map_size=1 << 26, lib_version=0) as env:
+        table = env.open_db(b"t2", create=False)
+        with env.begin(write=True) as txn:
+            if more:
+                txn.put(b"b", encode(2, b"b", 1, b"v"), db=table)
+            else:
+                txn.delete(b"a", db=table)
+    with pytest.raises(StoreCorruptionError, match="expected 2 entries"):
+        rows(copy, [1, 2])
 
 
 def test_what_is_no_environment_is_refused(store: Path, tmp_path: Path) -> None:

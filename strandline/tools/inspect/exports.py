@@ -32,6 +32,8 @@ _LINES: Final = 1000
 _CHUNK_BYTES: Final = 1 * MIB
 _ROW_BYTES: Final = 64
 _FLUSH_BYTES: Final = 24 * MIB
+_DIRTY_BYTES: Final = 400
+"""What an entry takes beside its key and value until it is flushed."""
 _CLOSE_SECONDS: Final = 3600.0
 _NEVER: Final = HybridFlush(
     max_count=1 << 40, max_bytes=1 << 50, max_age=1e9, max_log_bytes=1 << 50
@@ -223,7 +225,7 @@ class StoreCopy:
         decode_key, decode_value = self._codec.decode_key, self._codec.decode_value
         for chunk in _chunks(rows):
             self._table.put_many([(decode_key(key), decode_value(value)) for key, value in chunk])
-            self._unflushed += sum(len(key) + len(value) + _ROW_BYTES for key, value in chunk)
+            self._unflushed += sum(len(key) + len(value) + _DIRTY_BYTES for key, value in chunk)
             if self._unflushed >= _FLUSH_BYTES:
                 self._store().flush(_CLOSE_SECONDS)
                 self._unflushed = 0
