@@ -179,6 +179,20 @@ def test_grouped_into_other_frames(tmp_path: Path) -> None:
     assert (found["first_difference"]["lsn"], found["differing"]) == (6, 1)
 
 
+def test_ranges_that_end_within_frames(tmp_path: Path) -> None:
+    """Of frames that reach beyond what both hold only that is compared."""
+    a, b = simple(range(1, 7)), LogBuilder(next_lsn=3)
+    b.open()
+    add(b, put(3), put(4))
+    add(b, *(put(number) for number in range(5, 9)))
+    paths = both(tmp_path, a, b)
+    for each in (paths, tuple(reversed(paths))):
+        found = document("diff", *each, "--all")
+        assert found["common"] == {"first_lsn": 3, "last_lsn": 6}
+        assert (found["relation"], found["compared"]) == ("same-in-common", 4)
+        assert (found["only_in_a"], found["only_in_b"]) == (0, 0)
+
+
 def test_times_are_no_difference(tmp_path: Path) -> None:
     """When frames were written is not compared."""
     a, b = simple([1, 2]), LogBuilder()
@@ -200,6 +214,10 @@ def test_operations_that_one_never_issued(tmp_path: Path) -> None:
     assert first["a"]["key"] == "key3"
     assert first["b"] is None
     assert (found["differing"], found["compared"]) == (2, 4)
+    assert (found["only_in_a"], found["only_in_b"]) == (0, 0)
+    one = lay(simple(range(1, 7)), tmp_path / "one frame")
+    found = document("diff", one, paths[1], "--all", status=8)
+    assert (found["differing"], found["compared"], found["only_in_a"]) == (2, 4, 0)
     result = inspect("diff", *reversed(paths))
     assert "LSN 3 to 4: B holds it, A says that it was never issued" in result.stdout
 

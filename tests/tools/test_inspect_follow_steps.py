@@ -6,17 +6,41 @@ system calls of a writer can be looked at.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from strandline.errors import ForeignStoreError
 from strandline.tools.cli.failure import CommandError
 from strandline.tools.inspect.tailing import Tail
 from strandline.tools.inspect.target import Target
+from strandline.wal.disk import OpenMode
 from strandline.wal.format import LSN_LIMIT, TYPE_DATA
 from tests.support.logs import LOG, UUID, LogBuilder, LogDisk, look, mend
+from tests.support.simulated_disk import SimulatedFile
 
 ANY = 20
 """Looks after which a log that stands still was searched more than once."""
+
+
+class RacingDisk(LogDisk):
+    """A disk on which a writer acts just after a file was opened by a follower."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = 0
+        self.act: Callable[[], None] = lambda: None
+
+    def after(self, opens: int, act: Callable[[], None]) -> None:
+        """Do something after so many files were opened."""
+        self.left, self.act = opens, act
+
+    def open(self, path: str, mode: OpenMode) -> SimulatedFile:
+        file = super().open(path, mode)
+        self.left -= 1
+        if self.left == 0:
+            self.act()
+        return file
 
 
 class Steps:
@@ -24,7 +48,11 @@ class Steps:
 
     def __init__(self, log: LogBuilder) -> None:
         self.log = log
-        self.disk: LogDisk = log.on_disk()
+        disk = log.on_disk()
+        disk.__class__ = RacingDisk
+        assert isinstance(disk, RacingDisk)
+        disk.after(0, lambda: None)
+        self.disk: RacingDisk = disk
         self.told: list[str] = []
         target = Target(path=LOG, kind="log", disk=self.disk, log_dir=LOG, store=None, uuid=UUID)
         self.tail = Tail(target, self.told.append)
@@ -450,6 +478,171 @@ def test_a_point_in_time_recovery_begins_anew_behind_an_earlier_segment() -> Non
     assert steps.told == []
 
 
+def test_a_later_epoch_that_has_come_past_the_follower_s_segment() -> None:
+    """What was begun anew is read from its first segment on, not from the follower's next."""
+    steps = lagging(0)
+    assert steps.look() == [4, 5, 6, 7, 8]
+    for segment_id in (2, 3, 4):
+        del steps.log.segments[segment_id]
+    steps.log.next_id, steps.log.epoch = 2, 2
+    steps.log.open(jump=1000, previous_last_lsn=3)
+    for _ in range(3):
+        steps.log.data(1)
+        steps.log.seal()
+        steps.log.open()
+    steps.log.data(1)
+    steps.disk.put(steps.log.path(5), b"")
+    steps.write(2, 3, 4, 5)
+    assert steps.look(2) == [1009, 1010, 1011, 1012]
+    assert steps.told == []
+
+
+def test_an_earlier_state_under_later_names() -> None:
+    """Segments that begin below what was read are not gone to, whatever their ids are."""
+    steps = lagging(0)
+    assert steps.look() == [4, 5, 6, 7, 8]
+    steps.disk.unlink(steps.log.path(4))
+    steps.log.next_id, steps.log.next_lsn, steps.log.epoch = 9, 2, 7
+    steps.log.open()
+    steps.log.data(3)
+    steps.disk.put(steps.log.path(9), b"")
+    steps.write(9)
+    assert steps.look(ANY) == []
+    assert steps.told == []
+
+
+def test_a_seal_that_the_next_segment_contradicts() -> None:
+    """LSNs between a seal and what the next segment says came before it are damage."""
+    steps = started()
+    steps.log.seal()
+    steps.log.next_lsn = 6
+    steps.log.open()
+    steps.log.data(1)
+    steps.write()
+    assert steps.look(2) == [6]
+    (told,) = steps.told
+    assert told.endswith("LSN 4 to 5 passed over")
+    assert steps.tail.damaged
+
+
+def test_a_damaged_mark_before_the_next_segment() -> None:
+    """A break that hides no LSN is damage too, in a segment that something follows."""
+    steps = started()
+    mark = steps.log.mark()
+    steps.log.data(1)
+    steps.log.seal()
+    steps.log.open()
+    steps.log.data(1)
+    steps.write()
+    steps.disk.flip(steps.log.path(1), mark.offset + 5)
+    assert steps.look(2) == [4, 5]
+    (told,) = steps.told
+    assert told.endswith("no LSN lies there")
+
+
+def test_unread_frames_that_moved_towards_the_start() -> None:
+    """What recovery kept is found also where it lies before the place that was read to."""
+    log = LogBuilder()
+    log.open()
+    log.data(3)
+    mark = log.mark()
+    log.data(1)
+    steps = Steps(log)
+    steps.disk.flip(log.path(1), mark.offset + 5)
+    steps.tail.to_end()
+    log.data(2)
+    log.data(1)
+    steps.write()
+    steps.disk.flip(log.path(1), mark.offset + 5)
+    recovered(steps, jump=0)
+    assert steps.look(2) == [5, 6, 7, 8, 9]
+    assert steps.told == []
+
+
+def test_a_claim_for_itself_is_not_believed() -> None:
+    """A frame that says of itself that it is on disk says nothing about those before it."""
+    steps = started()
+    broken = steps.log.data(2, synced=False)
+    steps.log.data(1, synced=False, synced_lsn=6)
+    steps.write()
+    steps.disk.flip(steps.log.path(1), broken.offset + 75)
+    assert steps.look(ANY) == []
+    assert steps.told == []
+
+
+def test_a_damaged_header_of_the_segment_that_is_read() -> None:
+    """Its frames still come, and what is missing of it is damage, not given back."""
+    steps = started()
+    broken = steps.log.data(1)
+    steps.log.data(1)
+    steps.write()
+    steps.disk.flip(steps.log.path(1), 20)
+    steps.disk.flip(steps.log.path(1), broken.offset + 75)
+    assert steps.look(ANY) == [5]
+    (told,) = steps.told
+    assert "damage in mid-log" in told
+    assert told.endswith("LSN 4 passed over")
+
+
+def overwritten(steps: Steps) -> None:
+    """Use segment 1's file for segment 3, and write over all that it held."""
+    steps.recycle(1, 3)
+    steps.disk.put(steps.log.path(3), b"\xaa" * 6000)
+
+
+def test_a_file_that_is_taken_while_it_is_read() -> None:
+    """A file that is renamed and written over just before it is read was given back."""
+    steps = started()
+    steps.log.data(2)
+    steps.log.seal()
+    steps.log.open()
+    steps.log.data(1)
+    steps.write()
+    steps.disk.after(2, lambda: overwritten(steps))
+    assert steps.look(2) == [6]
+    assert steps.told == ["LSN 4 to 5 were given back before they could be read"]
+    assert not steps.tail.damaged
+
+
+def test_a_file_that_is_taken_while_it_is_searched() -> None:
+    """Nothing is called damage for what was written over while it was looked at again."""
+    steps = started()
+    broken = steps.log.data(2)
+    steps.log.data(1)
+    steps.log.seal()
+    steps.log.open()
+    steps.log.data(1)
+    steps.write()
+    steps.disk.flip(steps.log.path(1), broken.offset + 75)
+    steps.disk.after(4, lambda: overwritten(steps))
+    assert steps.look(2) == [7]
+    assert steps.told == ["LSN 4 to 6 were given back before they could be read"]
+    assert not steps.tail.damaged
+
+
+def test_a_file_that_is_taken_before_it_is_called_damaged() -> None:
+    """A frame that came late, and was written over before the next look, was given back."""
+    steps = started()
+    late = steps.log.data(2)
+    steps.log.data(1)
+    whole = steps.log.image(1)
+    steps.disk.put(steps.log.path(1), whole[: late.offset] + bytes(80) + whole[late.offset + 80 :])
+    assert steps.look(2) == []
+    steps.log.seal()
+    steps.log.open()
+    steps.log.data(1)
+    steps.write(1)
+
+    def taken() -> None:
+        overwritten(steps)
+        steps.write(2)
+
+    steps.disk.after(1, taken)
+    assert steps.look(2) == [7]
+    assert steps.told == ["LSN 4 to 6 were given back before they could be read"]
+    assert not steps.tail.damaged
+
+
 def test_an_earlier_state_in_the_log_s_place() -> None:
     """Where LSNs would come a second time the follower ends, and says why."""
     steps = started()
@@ -496,3 +689,18 @@ def test_a_frame_that_no_reader_takes() -> None:
     assert steps.look(3) == [LSN_LIMIT - 5]
     (told,) = steps.told
     assert told.endswith(f"LSN {LSN_LIMIT - 9} to {LSN_LIMIT - 6} passed over")
+
+
+def test_a_frame_that_no_reader_takes_at_the_live_end() -> None:
+    """It is told once, however often it is looked at."""
+    log = LogBuilder(next_lsn=LSN_LIMIT - 10)
+    log.open()
+    log.data(1)
+    steps = Steps(log)
+    steps.tail.to_end()
+    log.frame(TYPE_DATA, b"x", count=50)
+    log.next_lsn = LSN_LIMIT - 5
+    log.data(1, synced_lsn=LSN_LIMIT - 6)
+    steps.write()
+    assert steps.look(ANY) == [LSN_LIMIT - 5]
+    assert len(steps.told) == 1

@@ -10,8 +10,10 @@ import msgpack
 import pytest
 
 import strandline
-from strandline.engine.record_apart import read_record_apart
+from strandline.engine.operations import DELETE, PUT
+from strandline.engine.record_apart import StoredRecord, read_record_apart
 from strandline.errors import StoreCorruptionError
+from strandline.tools.inspect.versions import Version, contradiction, seen_now
 from tests.recovery.check_stores import NEVER, copy_open, flip, frames, rewrite_frame
 from tests.tools.inspecting import document, inspect, inspected
 
@@ -101,6 +103,62 @@ def test_a_table_that_was_dropped_and_made_anew(store: Path) -> None:
     assert found["versions"][-1]["op"] == "drop"
 
 
+def version(lsn: int, op: int, value: bytes | None = None) -> Version:
+    """An operation on the key, in a frame of its own."""
+    return Version(lsn, 1, 1, op, value, 1, 4096, lsn, 1)
+
+
+def test_what_a_reader_sees() -> None:
+    """Up to LMDB's watermark LMDB decides, above it the log; without LMDB the log alone."""
+    put, delete = version(7, PUT, b"log"), version(7, DELETE)
+    assert seen_now(put, StoredRecord(6, 3, b"lmdb")) == (7, b"log", "log")
+    assert seen_now(delete, StoredRecord(6, 3, b"lmdb")) == (7, None, "log")
+    assert seen_now(put, StoredRecord(9, 8, b"lmdb")) == (8, b"lmdb", "lmdb")
+    assert seen_now(put, StoredRecord(9, None, None)) == (None, None, "lmdb")
+    assert seen_now(put, None) == (7, b"log", "log")
+    assert seen_now(None, None) is None
+
+
+def test_what_contradicts() -> None:
+    """Only what lies at or below the watermark can be another in LMDB than in the log."""
+    put, delete = version(7, PUT, b"v"), version(7, DELETE)
+    assert contradiction(put, StoredRecord(6, 3, b"w")) is None
+    assert contradiction(put, StoredRecord(7, 7, b"v")) is None
+    assert contradiction(delete, StoredRecord(7, None, None)) is None
+    assert contradiction(None, StoredRecord(7, 3, b"v")) is None
+    assert "expected LSN 7 for the key" in str(contradiction(put, StoredRecord(7, 3, b"v")))
+    assert "expected nothing for the key" in str(contradiction(delete, StoredRecord(7, 3, b"v")))
+
+
+def test_a_name_within_another(store: Path) -> None:
+    """A table whose name merely contains the one that is asked for is another table."""
+    with strandline.open(store, flush_strategy=NEVER) as db:
+        db.table("users")[b"k"] = b"1"
+        db.table("users-old")[b"k"] = b"2"
+        db.drop_table("users-old")
+        found = document("history", store, "k", "--table", "users")
+    assert [(each["op"], each["value"]) for each in found["versions"]] == [
+        ("create", None),
+        ("put", "1"),
+    ]
+
+
+def test_damage_explains_what_does_not_fit(store: Path, tmp_path: Path) -> None:
+    """No contradiction is told where the version that LMDB holds is damaged in the log."""
+    with strandline.open(store, flush_strategy=NEVER) as db:
+        db[b"k"] = b"1"
+        db[b"k"] = b"2"
+        db[b"other"] = b"3"
+        db.flush()
+        copy_open(store, tmp_path / "copy")
+    log = tmp_path / "copy" / "log" / "0000000000000001.wal"
+    flip(log, frames(log)[1] + 75)
+    found = document("history", tmp_path / "copy", "k", status=4)
+    assert [(each["lsn"], each["state"]) for each in found["versions"]] == [(1, "superseded")]
+    assert found["seen"] == {"lsn": 2, "present": True, "source": "lmdb"}
+    assert found["contradiction"] is None
+
+
 def test_lmdb_decides_what_the_log_no_longer_holds(store: Path) -> None:
     """A key whose versions were given back is told from LMDB; a key that never was, too."""
     with strandline.open(store) as db:
@@ -133,13 +191,14 @@ def test_a_log_without_a_store(store: Path, tmp_path: Path) -> None:
     assert "A reader sees: what LMDB holds, which is not known here" in text
 
 
-def test_an_unlogged_table(store: Path) -> None:
+def test_an_unlogged_table(store: Path, tmp_path: Path) -> None:
     """What is not logged is as LMDB has it, and no contradiction to its create in the log."""
     with strandline.open(store, flush_strategy=NEVER) as db:
         db.table("cache", logged=False)[b"k"] = b"1"
         db[b"x"] = b"1"
         db.flush()
-        found = document("history", store, "k", "--table", "cache")
+        copy_open(store, tmp_path / "copy")
+        found = document("history", tmp_path / "copy", "k", "--table", "cache")
         assert "is not logged" in inspected("history", store, "k", "--table", "cache")
     assert found["logged"] is False
     assert found["lmdb"]["value"] == "1"

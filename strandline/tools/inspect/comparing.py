@@ -126,10 +126,6 @@ class _Cursor:
             self.lsn = max(self.frame[1], lsn)
             self.end = min(self.frame[1] + self.frame[2], self.last + 1)
 
-    def at_start(self) -> bool:
-        """Tell whether the whole frame lies ahead."""
-        return self.frame is not None and self.lsn == max(self.frame[1], self.first)
-
     def slices(
         self, lsn: int, count: int
     ) -> tuple[list[int], list[bytes | None], list[bytes | None]]:
@@ -199,8 +195,7 @@ class _Comparing:
         assert b.frame is not None, "a cursor at an LSN has a frame"
         end = min(a.end, b.end)
         lsn, count = a.lsn, end - a.lsn
-        whole = a.at_start() and b.at_start()
-        same = whole and a.frame[1:3] == b.frame[1:3] and a.frame[5] == b.frame[5]
+        same = a.frame[1:3] == b.frame[1:3] and a.frame[5] == b.frame[5]
         try:
             if not same and a.slices(lsn, count) != b.slices(lsn, count):
                 for each in range(lsn, end):

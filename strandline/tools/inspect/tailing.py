@@ -114,7 +114,6 @@ class Tail:
                 # What was damaged before is for `verify` to tell.
                 self._resume(later)
                 self._skim()
-            self.floor = self.lsn
             return
 
     def to_lsn(self, lsn: int) -> None:
