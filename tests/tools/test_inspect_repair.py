@@ -127,6 +127,7 @@ def test_a_dry_run_says_what_a_repair_then_does(
     done = document("repair", crashed, "--mode", mode, "--in-place", "--yes")
     assert (kept, lost) == (kept_of(done), lost_of(done))
     assert [Path(done["repaired"]["originals"])] == originals(crashed)
+    assert originals(crashed)[0].suffix != UNFINISHED_SUFFIX
     assert log == log_of(originals(crashed)[0])
     holds(crashed, kept)
     assert {"crashed", "new"} == {each.name for each in crashed.parent.iterdir()}
