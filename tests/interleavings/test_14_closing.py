@@ -24,6 +24,7 @@ from strandline.engine.engine import HOLD_BACK
 from strandline.engine.flush_strategy import FlushStats
 from strandline.engine.store import Store
 from strandline.errors import DiskFullError, StoreClosedError
+from strandline.native import native
 from tests.support.calls import Call
 from tests.support.faults import Fault, Gate, fail
 from tests.support.history import contents
@@ -118,6 +119,7 @@ class ClosingRuntime(HandRuntime):
         return super().monotonic()
 
 
+@pytest.mark.skipif(native is None, reason="what is tested is in C")
 @pytest.mark.parametrize("level", LEVELS)
 def test_write_that_found_the_store_open_a_moment_ago(tmp_path: Path, level: Durability) -> None:
     """Also where nothing is in a write's way and it is made in one call.
