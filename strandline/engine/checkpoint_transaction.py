@@ -113,9 +113,13 @@ class CheckpointTransaction:
         self._last_keys.pop(table_id, None)
         self._touched.add(table_id)
 
-    def create_table(self, row: TableRow) -> None:
-        """Add a table; its id must be above every id that was ever used."""
-        if row.id <= self._highest:
+    def create_table(self, row: TableRow, *, made_up: bool = False) -> None:
+        """Add a table; its id must be above every id that was ever used.
+
+        Not so of one that a salvage made up: its creation was lost, and a later table can be
+        there already.
+        """
+        if row.id in self._tables or (row.id <= self._highest and not made_up):
             raise AssertionError(f"table id {row.id} is not above {self._highest}")
         txn = self._live()
         name = catalog.database_name(row.id)
@@ -123,7 +127,7 @@ class CheckpointTransaction:
             self._databases[row.id] = self._env.open_db(name, txn=txn, create=True)
         except lmdb.Error as error:
             raise self._failed(error, f"creating database {name!r}") from error
-        self._highest = row.id
+        self._highest = max(self._highest, row.id)
         self._tables[row.id] = row
         self._entries[row.id] = 0
         self._catalog_changed = True

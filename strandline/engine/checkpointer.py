@@ -259,7 +259,7 @@ class Checkpointer:
             with engine.backing.checkpoint() as txn:
                 for definition in definitions:
                     if isinstance(definition, TableRow):
-                        txn.create_table(definition)
+                        txn.create_table(definition, made_up=definition.id in engine.made_up)
                     else:
                         txn.drop_table(definition)
                 txn.use_table_ids(highest)

@@ -80,6 +80,8 @@ def close(engine: Engine, *, drain: bool, timeout: float) -> FlushReport:
 
 def close_orphan(engine: Engine) -> None:
     """Close a store whose object was dropped. Runs on the checkpointer's own thread."""
+    # First, or a write that is acknowledged during the flush has nowhere to go.
+    engine.shut("the store was dropped without a close")
     engine.checkpointer.run()
     engine.checkpointer.detach()
     close(engine, drain=False, timeout=0.0)
@@ -88,14 +90,17 @@ def close_orphan(engine: Engine) -> None:
 def close_at_exit(engine: Engine) -> None:
     """Close a store that was left open. Runs on the checkpointer's own thread.
 
-    The log comes first, for the exit does not wait for ever. A flush only where something
-    has no other home than LMDB.
+    Writers are shut out, or a write that is acknowledged during the flush has nowhere to go.
+    Then the log, for the exit does not wait for ever. A flush only where something has no other
+    home than LMDB: what an unlogged table holds, and that it was cleared.
     """
+    engine.shut("the interpreter has ended")
     try:
         engine.log.sync()
     except (StrandlineError, OSError):
         pass  # said by close(), if it is still so
-    if any(state.entries or state.frozen for state in engine.unlogged_tables()):
+    unlogged = engine.unlogged_tables()
+    if any(state.entries or state.frozen or state.layer.cleared for state in unlogged):
         engine.checkpointer.run()
     engine.checkpointer.detach()
     close(engine, drain=False, timeout=0.0)

@@ -97,6 +97,8 @@ class Engine:
         self.definitions: list[TableRow | int] = []
         """Tables created (rows) and dropped (ids) since the last cut, in order."""
         self.highest_table_id = max(backing.highest_table_id, DEFAULT_TABLE_ID)
+        self.made_up: set[int] = set()
+        """Tables that a salvage made up for operations whose table's creation was lost."""
         self.snapshots: dict[weakref.ref[Any], tuple[int, int]] = {}
         """LSN and unlogged version of every open snapshot."""
         self.abandoned: deque[weakref.ref[Any]] = deque()

@@ -45,6 +45,9 @@ class Replay:
         """
         self._engine = engine
         self._salvage = salvage
+        self._known_id = engine.highest_table_id
+        """Ids up to here were given out before: a table that is not there was dropped."""
+        self._dropped: set[int] = set()
         self.lsn = 0
         """The first LSN of the frame that was looked at last, operation by operation."""
         self.operations = 0
@@ -148,12 +151,13 @@ class Replay:
             raise PayloadError(f"LSN {lsn}: unknown operation {op}")
         state = self._engine.index.states.get(table_id)
         if state is None:
+            if table_id <= self._known_id or table_id in self._dropped:
+                # Ids are never used again: it was dropped. Where the drop was interrupted, writes
+                # to the table can lie behind it.
+                return
             if not self._salvage:
-                if table_id <= self._engine.highest_table_id:
-                    # Known once, and ids are never used again: it was dropped. Where the drop
-                    # was interrupted, writes to the table can lie behind it.
-                    return
                 raise PayloadError(f"LSN {lsn}: an operation on table {table_id}, which is unknown")
+            self._engine.made_up.add(table_id)
             state = self._create(table_id, f"salvaged-{table_id}", "bytes", logged=True)
         if op == CLEAR:
             self._engine.index.clear(state)
@@ -166,13 +170,22 @@ class Replay:
         """Apply the creation or the end of a table; LMDB may have it already."""
         state = self._engine.index.states.get(table_id)
         if op == DROP:
+            self._dropped.add(table_id)
             if state is not None:
                 forget_table(self._engine, state)
         elif type(key) is not bytes or type(value) is not bytes:
             raise PayloadError(f"LSN {lsn}: a table's creation without name or options")
         elif state is None:
             codec, logged = decode_table_options(value)
+            self._forget_namesake(key.decode())
             self._create(table_id, key.decode(), codec, logged=logged)
+
+    def _forget_namesake(self, name: str) -> None:
+        """Forget a table whose name is given away anew: it was dropped, and that was lost."""
+        for state in [*self._engine.index.states.values()]:
+            if state.name == name:
+                self._dropped.add(state.id)
+                forget_table(self._engine, state)
 
     def _create(self, table_id: int, name: str, codec: str, *, logged: bool) -> TableState:
         row = TableRow(table_id, name, codec, logged)

@@ -41,7 +41,13 @@ from strandline.options import RecoveryMode
 from strandline.recovery.chain import Station, is_recycled, link_damage, missing, stations
 from strandline.recovery.segment_scan import Run, SegmentScan
 from strandline.wal.damage import GAPS, NEVER_TORN, Damage, DamageKind
-from strandline.wal.format import FRAME_HEADER_BYTES, SYNC_MARK_PAYLOAD, aligned, segment_name
+from strandline.wal.format import (
+    FRAME_HEADER_BYTES,
+    SEGMENT_HEADER_BYTES,
+    SYNC_MARK_PAYLOAD,
+    aligned,
+    segment_name,
+)
 
 _GIVING_UP: Final = ("point-in-time", "salvage")
 SYNC_MARK_BYTES: Final = aligned(FRAME_HEADER_BYTES + len(SYNC_MARK_PAYLOAD))
@@ -256,7 +262,10 @@ class _Judge:
         claim = max(s.claimed_lsn for s in headless)
         # A new opening may jump ahead, and its writer calls what it skipped synced.
         jumped = scan is None or scan.stamp.epoch != headless[0].stamp.epoch
-        threshold = max(first, headless[0].runs[0].first_lsn) if jumped else first
+        run = headless[0].runs[0]
+        # Where first frames are lost with the header, what comes next speaks of them too.
+        spoken_of = run.first_lsn - (run.offset > SEGMENT_HEADER_BYTES)
+        threshold = max(first, spoken_of) if jumped else first
         # A log that LMDB has something from is never without a synced segment.
         alone = scan is None and self.watermark > 0
         if claim >= threshold or self.watermark >= first or alone:

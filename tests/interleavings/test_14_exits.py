@@ -127,3 +127,59 @@ def test_exit_beside_what_has_failed(tmp_path: Path, what: str) -> None:
     with strandline.open(tmp_path / "data") as db:
         assert b"2" == db.get(b"weak")
         assert (None if hangs else b"1") == db.table("views").get(b"unlogged")
+
+
+UNLOGGED = """
+import sys
+import strandline
+
+class Late:
+    armed = False
+
+    def should_flush(self, stats):
+        return False
+
+    def on_flush_complete(self, stats):
+        if self.armed:
+            self.armed = False
+            try:
+                table.put(b"late", b"acknowledged")
+                print("acknowledged")
+            except strandline.StoreClosedError:
+                print("refused")
+
+late = Late()
+db = strandline.open(sys.argv[1], map_bytes=16 << 20, flush_strategy=late)
+table = db.table("views", logged=False)
+table.put(b"k", b"old")
+db.flush()
+"""
+
+
+@pytest.mark.parametrize(
+    ("last", "said", "left"),
+    [
+        ("table.clear()", [], {}),
+        ("table.put(b'k', b'new'); late.armed = True", ["refused"], {b"k": b"new"}),
+    ],
+    ids=["a cleared table", "a write during the exit's flush"],
+)
+def test_exit_with_an_unlogged_table(
+    tmp_path: Path, last: str, said: list[str], left: dict[bytes, bytes]
+) -> None:
+    """That it was cleared is kept, and no write is acknowledged that has nowhere to go.
+
+    A layer that only says that all below it is gone was not flushed. And writers were let in
+    until the exit's flush was over.
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", UNLOGGED + last, str(tmp_path / "data")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert said == done.stdout.split()
+    with strandline.open(tmp_path / "data") as db:
+        assert left == dict(db.table("views").items())

@@ -307,3 +307,24 @@ def test_the_only_segment_of_a_used_log_does_not_lose_its_header_to_a_power_cut(
     found = look(disk, watermark=99, mode="point-in-time")
     assert (99, ((100, 100),)) == (found.last_lsn, found.given_up)
     assert [100] == lsns(replay(look(disk, watermark=99, mode="salvage")))
+
+
+@pytest.mark.parametrize("jump", [0, 1000])
+@pytest.mark.parametrize("lost", [1, 3])
+def test_a_lost_header_with_its_first_frames_is_damage(jump: int, lost: int) -> None:
+    """What is left says that the lost frames were on disk, after a jump of LSNs too.
+
+    A jump of which nothing is left could have ended right before the first frame that is left;
+    that was taken for the truth, and acknowledged writes were dropped as a torn tail.
+    """
+    log = sample()
+    log.seal()
+    log.spares.clear()
+    log.epoch += 1 if jump else 0
+    log.open(jump=jump)
+    for _ in range(lost):
+        log.data(2)
+    log.data(1)
+    disk = log.on_disk()
+    disk.poke(log.path(4), 0, bytes(log.active.frames[lost - 1].end))
+    refused(disk, LogCorruptionError, "segment-header")
