@@ -11,8 +11,7 @@ none yet, its original still stands, and the next one starts afresh.
 Promises that a copy and its name are on stable storage before `copy` returns, so that the
 original can be touched; that a recovery which is cut short and run again keeps one copy
 of the same bytes, not many; and that the budget holds for all files together.
-Directories are a repair's own (see `strandline.tools.inspect.keeping`): they are neither
-counted nor touched.
+Directories are a repair's own: they are neither counted nor touched.
 """
 
 from __future__ import annotations

@@ -43,8 +43,15 @@ def fill(path: Path, crash_to: Path | None = None) -> None:
 
 
 def copy_open(store: Path, target: Path) -> None:
-    """Copy the files of an open store, but for those that get another name meanwhile."""
-    shutil.copytree(store, target, ignore=shutil.ignore_patterns("*.tmp"))
+    """Copy the files of an open store; again where one got another name meanwhile."""
+    for _ in range(100):
+        try:
+            shutil.copytree(store, target, ignore=shutil.ignore_patterns("*.tmp"))
+        except shutil.Error:
+            shutil.rmtree(target)
+        else:
+            return
+    raise AssertionError(f"{store} never holds still")
 
 
 def segments(store: Path) -> list[Path]:

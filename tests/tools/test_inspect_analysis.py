@@ -28,12 +28,12 @@ from strandline.engine.operations import (
     tag_of,
 )
 from strandline.recovery.check_report import CheckVerdict
-from strandline.tools.inspect import counting
-from strandline.tools.inspect.analysis import analyse
-from strandline.tools.inspect.bars import series
-from strandline.tools.inspect.counting import OperationCounter
+from strandline.tools.inspect.analysis import counting
+from strandline.tools.inspect.analysis.analyse import analyse
+from strandline.tools.inspect.analysis.bars import series
+from strandline.tools.inspect.analysis.counting import OperationCounter
+from strandline.tools.inspect.analysis.figures import OTHER, Analysis, Estimate
 from strandline.tools.inspect.examine import Examination, examine
-from strandline.tools.inspect.figures import OTHER, Analysis, Estimate
 from strandline.tools.inspect.frames import Tables
 from strandline.tools.inspect.target import Target
 from strandline.wal.format import FRAME_HEADER_BYTES

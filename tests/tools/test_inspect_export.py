@@ -15,9 +15,9 @@ from strandline import Durability
 from strandline.engine.operations import DELETE, PUT, tag_of
 from strandline.errors import StrandlineError
 from strandline.tools.check import CheckVerdict, check_store
-from strandline.tools.inspect import exports, overlay
-from strandline.tools.inspect.cut import RestlessError
-from strandline.tools.inspect.state import State
+from strandline.tools.inspect.state import outlets, overlay
+from strandline.tools.inspect.state.cut import RestlessError
+from strandline.tools.inspect.state.merged import State
 from tests.api.stores import open_small
 from tests.recovery.check_stores import (
     NEVER,
@@ -401,7 +401,7 @@ def test_what_is_interrupted_leaves_nothing(crashed: Path, monkeypatch: pytest.M
     def interrupted(rows: object) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(exports, "_chunks", interrupted)
+    monkeypatch.setattr(outlets, "_chunks", interrupted)
     for kind in ("jsonl", "store"):
         result = inspect("export", crashed, "--format", kind, "--output", crashed.parent / "out")
         assert result.exit_code != 0
@@ -463,7 +463,7 @@ def test_a_writer_that_comes_meanwhile_is_noticed(
     """Lines on stdout then lack their end; a file is made anew, of the newer state."""
     with open_small(tmp_path / "data") as db:
         db.update({b"%05d" % n: b"v" for n in range(50_000)})
-    real, came = exports._chunks, list[int]()
+    real, came = outlets._chunks, list[int]()
 
     def chunks(rows: Any) -> Any:
         for chunk in real(rows):
@@ -473,7 +473,7 @@ def test_a_writer_that_comes_meanwhile_is_noticed(
                     db[b"new"] = b"v"
             yield chunk
 
-    monkeypatch.setattr(exports, "_chunks", chunks)
+    monkeypatch.setattr(outlets, "_chunks", chunks)
     result = inspect("export", tmp_path / "data")
     assert result.exit_code == 1
     assert "what was printed is not whole" in result.stderr

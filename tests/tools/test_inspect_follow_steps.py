@@ -12,7 +12,7 @@ import pytest
 
 from strandline.errors import ForeignStoreError
 from strandline.tools.cli.failure import CommandError
-from strandline.tools.inspect.tailing import Tail
+from strandline.tools.inspect.following.tailing import Tail
 from strandline.tools.inspect.target import Target
 from strandline.wal.disk import OpenMode
 from strandline.wal.format import LSN_LIMIT, TYPE_DATA

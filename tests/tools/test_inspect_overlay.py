@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strandline.tools.inspect.overlay import Overlay
+from strandline.tools.inspect.state.overlay import Overlay
 
 KEYS = st.binary(min_size=1, max_size=2)
 TABLES = st.integers(1, 3)

@@ -16,9 +16,9 @@ import strandline
 from strandline.errors import StoreLockedError
 from strandline.recovery import opening
 from strandline.tools.check import CheckVerdict, check_store
-from strandline.tools.inspect import keeping
 from strandline.tools.inspect import repair as repair_module
-from strandline.tools.inspect.keeping import ORIGINALS_PREFIX, UNFINISHED_SUFFIX
+from strandline.tools.inspect.mending import originals as keeping
+from strandline.tools.inspect.mending.originals import ORIGINALS_PREFIX, UNFINISHED_SUFFIX
 from strandline.wal.lockfile import WriterLock
 from strandline.wal.real_disk import RealDisk
 from strandline.wal.runtime import SystemRuntime

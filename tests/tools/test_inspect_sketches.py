@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strandline.tools.inspect.bars import PAUSE, bar, series, sparkline
-from strandline.tools.inspect.figures import OTHER, Bucket, Estimate, Rates
-from strandline.tools.inspect.rates import RateCounter
-from strandline.tools.inspect.sketch import DistinctKeys, HeavyHitters, total
-from strandline.tools.inspect.spread import Spread
-from strandline.tools.inspect.sync_lag import LagCounter
+from strandline.tools.inspect.analysis.bars import PAUSE, bar, series, sparkline
+from strandline.tools.inspect.analysis.figures import OTHER, Bucket, Estimate, Rates
+from strandline.tools.inspect.analysis.rates import RateCounter
+from strandline.tools.inspect.analysis.sketch import DistinctKeys, HeavyHitters, total
+from strandline.tools.inspect.analysis.spread import Spread
+from strandline.tools.inspect.analysis.sync_lag import LagCounter
 
 MS = 1_000_000
 T0 = 1_760_000_000_000 * MS

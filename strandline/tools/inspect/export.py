@@ -21,11 +21,11 @@ from strandline.recovery.check_report import CheckVerdict
 from strandline.recovery.report import RecoveryProgress
 from strandline.tools.cli.failure import CommandError
 from strandline.tools.cli.terminal import ProgressBar, note, out_is_terminal
-from strandline.tools.inspect.cut import Cut, RestlessError, plan_cut
 from strandline.tools.inspect.examine import STATUS, Examination, examine
-from strandline.tools.inspect.exports import Destination, FileDump, PrintedDump, StoreCopy
 from strandline.tools.inspect.params import LogPath
-from strandline.tools.inspect.state import State, read_beside_writer, store_directory
+from strandline.tools.inspect.state.cut import Cut, RestlessError, plan_cut
+from strandline.tools.inspect.state.merged import State, read_beside_writer, store_directory
+from strandline.tools.inspect.state.outlets import Destination, FileDump, PrintedDump, StoreCopy
 from strandline.tools.inspect.summary import tell_findings
 from strandline.tools.inspect.target import Target, resolve
 from strandline.tools.inspect.times import parse_time

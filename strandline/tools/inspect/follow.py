@@ -12,9 +12,10 @@ from typing import Annotated, Final
 import typer
 
 from strandline.tools.cli.terminal import note
-from strandline.tools.inspect.beginnings import lsn_of_last, tables_of
 from strandline.tools.inspect.dump import FormatName, lines_of
 from strandline.tools.inspect.fields import Values
+from strandline.tools.inspect.following.beginnings import lsn_of_last, tables_of
+from strandline.tools.inspect.following.tailing import Found, Tail
 from strandline.tools.inspect.frames import Tables
 from strandline.tools.inspect.lines import Format, Lines
 from strandline.tools.inspect.params import AsJson, LogPath, ValuesForm
@@ -31,7 +32,6 @@ from strandline.tools.inspect.selection import (
     Until,
     selection_of,
 )
-from strandline.tools.inspect.tailing import Found, Tail
 from strandline.tools.inspect.target import Target, resolve
 
 EXAMPLES: Final = (

@@ -32,11 +32,16 @@ from strandline.tools.cli.failure import CommandError
 from strandline.tools.cli.plain import to_json
 from strandline.tools.cli.terminal import ProgressBar, fail, write_line
 from strandline.tools.inspect.examine import Examination, examine
-from strandline.tools.inspect.exports import PARTIAL_SUFFIX
-from strandline.tools.inspect.keeping import bytes_below, copy_store, keep_originals, require_room
-from strandline.tools.inspect.mending import Mode, Outcome, Plan, plan_repair, refuse_rest
+from strandline.tools.inspect.mending.originals import (
+    bytes_below,
+    copy_store,
+    keep_originals,
+    require_room,
+)
+from strandline.tools.inspect.mending.plan import Mode, Outcome, Plan, plan_repair, refuse_rest
+from strandline.tools.inspect.mending.words import plain_repair, show_repair
 from strandline.tools.inspect.params import AsJson, LogPath
-from strandline.tools.inspect.repair_text import plain_repair, show_repair
+from strandline.tools.inspect.state.outlets import PARTIAL_SUFFIX
 from strandline.tools.inspect.target import Target, resolve
 from strandline.wal.identity import IDENTITY_NAME
 from strandline.wal.lockfile import WriterLock

@@ -13,9 +13,9 @@ import typer
 
 from strandline.tools.cli.failure import CommandError
 from strandline.tools.cli.terminal import ProgressBar, harmless, write_line
-from strandline.tools.inspect.analysis import analyse
+from strandline.tools.inspect.analysis.analyse import analyse
+from strandline.tools.inspect.analysis.figures import Analysis
 from strandline.tools.inspect.examine import Examination, examine
-from strandline.tools.inspect.figures import Analysis
 from strandline.tools.inspect.frames import Tables
 from strandline.tools.inspect.page.render import render
 from strandline.tools.inspect.params import LogPath

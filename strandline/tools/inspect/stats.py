@@ -8,10 +8,8 @@ import typer
 
 from strandline.tools.cli.plain import to_json
 from strandline.tools.cli.terminal import ProgressBar, write_line
-from strandline.tools.inspect.analysis import analyse
-from strandline.tools.inspect.examine import examine
-from strandline.tools.inspect.fields import plain_key
-from strandline.tools.inspect.figures import (
+from strandline.tools.inspect.analysis.analyse import analyse
+from strandline.tools.inspect.analysis.figures import (
     OTHER,
     Analysis,
     Estimate,
@@ -20,10 +18,12 @@ from strandline.tools.inspect.figures import (
     SyncLag,
     TableFigures,
 )
+from strandline.tools.inspect.analysis.spread import Spread
+from strandline.tools.inspect.examine import examine
+from strandline.tools.inspect.fields import plain_key
 from strandline.tools.inspect.frames import Tables
 from strandline.tools.inspect.params import AsJson, LogPath
 from strandline.tools.inspect.selection import FromLsn, Selection, TableNames, ToLsn, selection_of
-from strandline.tools.inspect.spread import Spread
 from strandline.tools.inspect.stats_text import show_analysis
 from strandline.tools.inspect.summary import end_with, log_plain, tell_findings, tell_gone
 from strandline.tools.inspect.target import resolve

@@ -16,10 +16,8 @@ from strandline.tools.cli.terminal import (
     show_grid,
     write_line,
 )
-from strandline.tools.inspect.bars import PAUSE, bar, series, sparkline
-from strandline.tools.inspect.examine import Examination
-from strandline.tools.inspect.fields import show_key
-from strandline.tools.inspect.figures import (
+from strandline.tools.inspect.analysis.bars import PAUSE, bar, series, sparkline
+from strandline.tools.inspect.analysis.figures import (
     OTHER,
     Analysis,
     Estimate,
@@ -27,8 +25,10 @@ from strandline.tools.inspect.figures import (
     SyncLag,
     TableFigures,
 )
+from strandline.tools.inspect.analysis.spread import Spread
+from strandline.tools.inspect.examine import Examination
+from strandline.tools.inspect.fields import show_key
 from strandline.tools.inspect.frames import Tables
-from strandline.tools.inspect.spread import Spread
 from strandline.tools.inspect.summary import log_line
 from strandline.tools.inspect.times import show_bytes, show_span, show_time
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from strandline.tools.inspect.figures import OTHER, Analysis, Bucket, Rates
+from strandline.tools.inspect.analysis.figures import OTHER, Analysis, Bucket, Rates
 from strandline.tools.inspect.page.words import isolated, many, name
 from strandline.tools.inspect.times import SECOND, show_span, show_time
 from strandline.tools.pages.axes import LETTER, WIDTHS, Axes

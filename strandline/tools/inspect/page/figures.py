@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
+from strandline.tools.inspect.analysis.figures import Analysis, Estimate, HotList, TableFigures
+from strandline.tools.inspect.analysis.spread import Spread
 from strandline.tools.inspect.fields import show_key
-from strandline.tools.inspect.figures import Analysis, Estimate, HotList, TableFigures
 from strandline.tools.inspect.page.charts import table_name
 from strandline.tools.inspect.page.words import about, isolated, many, text
-from strandline.tools.inspect.spread import Spread
 from strandline.tools.inspect.times import show_bytes, show_span
 
 _TABLES: Final = 20

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import strandline
 from strandline.tools.cli.terminal import harmless
+from strandline.tools.inspect.analysis.figures import Analysis
 from strandline.tools.inspect.examine import Examination
-from strandline.tools.inspect.figures import Analysis
 from strandline.tools.inspect.page.cells import lay_out
 from strandline.tools.inspect.page.charts import writes_section
 from strandline.tools.inspect.page.figures import (

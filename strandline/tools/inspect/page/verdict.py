@@ -6,8 +6,8 @@ import os
 from typing import Final
 
 from strandline.recovery.check_report import CheckVerdict, Finding
+from strandline.tools.inspect.analysis.figures import Analysis
 from strandline.tools.inspect.examine import WORDS, Examination
-from strandline.tools.inspect.figures import Analysis
 from strandline.tools.inspect.page.cells import LogMap
 from strandline.tools.inspect.page.words import many, text
 from strandline.tools.inspect.summary import log_line

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from strandline.tools.cli.plain import to_json
 from strandline.tools.cli.terminal import escape, harmless
-from strandline.tools.inspect.figures import Estimate
+from strandline.tools.inspect.analysis.figures import Estimate
 
 LONGEST: Final = 160
 """Letters of a key, a name or a message that are shown."""

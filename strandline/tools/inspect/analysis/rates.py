@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
-from strandline.tools.inspect.figures import OTHER, Bucket, Rates
+from strandline.tools.inspect.analysis.figures import OTHER, Bucket, Rates
 
 BUCKETS: Final = 240
 SERIES: Final = 64

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from strandline.tools.inspect.analysis.spread import Spread
 from strandline.tools.inspect.frames import Gone
-from strandline.tools.inspect.spread import Spread
 
 OTHER: Final = -1
 """In the place of a table's id: all tables that got no row of their own."""

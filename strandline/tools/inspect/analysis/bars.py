@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final
 
-from strandline.tools.inspect.figures import Rates
+from strandline.tools.inspect.analysis.figures import Rates
 
 _EIGHTHS: Final = "▏▎▍▌▋▊▉█"
 _LEVELS: Final = "▁▂▃▄▅▆▇█"

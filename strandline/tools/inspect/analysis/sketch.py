@@ -27,7 +27,7 @@ from typing import Final
 
 import xxhash
 
-from strandline.tools.inspect.figures import Estimate, Hot, HotList
+from strandline.tools.inspect.analysis.figures import Estimate, Hot, HotList
 
 HASHES: Final = 1 << 17
 """How many hashes are kept, of all tables together."""

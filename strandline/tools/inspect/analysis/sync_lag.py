@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Final
 
-from strandline.tools.inspect.figures import SyncLag
-from strandline.tools.inspect.spread import Spread
+from strandline.tools.inspect.analysis.figures import SyncLag
+from strandline.tools.inspect.analysis.spread import Spread
 from strandline.wal.reader import PlacedFrame
 
 WAITING: Final = 1 << 13

@@ -16,12 +16,12 @@ from typing import Final
 
 from strandline.engine.operations import PayloadError
 from strandline.recovery.segment_scan import SegmentScan
-from strandline.tools.inspect.counting import OperationCounter
+from strandline.tools.inspect.analysis.counting import OperationCounter
+from strandline.tools.inspect.analysis.figures import Analysis, Undecodable
+from strandline.tools.inspect.analysis.spread import Spread
+from strandline.tools.inspect.analysis.sync_lag import LagCounter
 from strandline.tools.inspect.examine import Examination
-from strandline.tools.inspect.figures import Analysis, Undecodable
 from strandline.tools.inspect.frames import LogFrames, Tables, flat_operations, flat_singles
-from strandline.tools.inspect.spread import Spread
-from strandline.tools.inspect.sync_lag import LagCounter
 from strandline.wal.reader import PlacedFrame, frame_bytes
 
 OnProgress = Callable[[int, int, int], None]

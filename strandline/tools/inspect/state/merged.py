@@ -40,10 +40,10 @@ from strandline.engine.rows_apart import RowsApart
 from strandline.errors import CorruptionError, LogCorruptionError
 from strandline.recovery.opening import STORE_NAME
 from strandline.recovery.report import RecoveryProgress
-from strandline.tools.inspect.cut import Cut, RestlessError
 from strandline.tools.inspect.examine import Examination
 from strandline.tools.inspect.frames import flat_operations
-from strandline.tools.inspect.overlay import Change, Overlay
+from strandline.tools.inspect.state.cut import Cut, RestlessError
+from strandline.tools.inspect.state.overlay import Change, Overlay
 from strandline.tools.inspect.target import Target
 
 OnProgress = Callable[[RecoveryProgress], None]

@@ -29,10 +29,10 @@ from strandline.engine.operations import (
     TAG_SHIFT,
     VOID,
 )
-from strandline.tools.inspect.figures import OTHER, Estimate, TableFigures
+from strandline.tools.inspect.analysis.figures import OTHER, Estimate, TableFigures
+from strandline.tools.inspect.analysis.rates import RateCounter
+from strandline.tools.inspect.analysis.sketch import DistinctKeys, HeavyHitters, total
 from strandline.tools.inspect.frames import Tables, table_of
-from strandline.tools.inspect.rates import RateCounter
-from strandline.tools.inspect.sketch import DistinctKeys, HeavyHitters, total
 
 ROWS: Final = 1024
 """How many tables have a row of their own."""

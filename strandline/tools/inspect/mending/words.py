@@ -9,7 +9,7 @@ from rich.text import Text
 from strandline.recovery.aside import Aside
 from strandline.tools.cli.terminal import harmless, out
 from strandline.tools.inspect.examine import WORDS, Examination
-from strandline.tools.inspect.mending import Loss, Lsns, Outcome, Plan
+from strandline.tools.inspect.mending.plan import Loss, Lsns, Outcome, Plan
 from strandline.tools.inspect.summary import finding_plain, log_line, log_plain, style_of
 
 _LABEL_WIDTH: Final = 12
