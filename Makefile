@@ -26,10 +26,10 @@ demo: $(NATIVE)
 	$(BIN)/strandline demo
 
 test: $(NATIVE)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow"
 
 test-python: $(NATIVE)
-	STRANDLINE_NATIVE=0 $(BIN)/python -m pytest -m "not slow" tests/api tests/engine tests/recovery tests/wal tests/interleavings/test_0*
+	STRANDLINE_NATIVE=0 $(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow" tests/api tests/engine tests/recovery tests/wal tests/interleavings/test_0*
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -382,8 +382,9 @@ def test_a_read_only_file_system(tmp_path: Path) -> None:
 @pytest.mark.parametrize("part", ["", "LOCK", "IDENTITY", "log", "store/data.mdb"])
 def test_another_users_files(tmp_path: Path, part: str) -> None:
     """Files that this user may not use are named in the refusal."""
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o755)
+    for directory in (tmp_path, *tmp_path.parents[:3]):
+        if directory.stat().st_mode & 0o005 != 0o005:
+            directory.chmod(0o755)
     path = tmp_path / "s"
     fill(path, 3)
     nobody = 65534

@@ -5,7 +5,9 @@ With the locks of the real runtime: to let go of another kind of lock takes memo
 
 from __future__ import annotations
 
+import functools
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 from strandline import Durability, StoreFailedError, WriteOutcomeUnknownError
 from strandline.native import native
 from tests.native.short_way import SYNC, assert_free, calmed, facts, locks_of
+from tests.support import children
 from tests.support.rig import Rig
 
 capi: Any = pytest.importorskip("_testcapi")
@@ -21,6 +24,16 @@ if not hasattr(capi, "set_nomemory"):
     pytest.skip("needs CPython's own tests", allow_module_level=True)
 
 pytestmark = pytest.mark.skipif(native is None, reason="the functions in C were not built")
+
+
+def alone(test: Callable[..., None]) -> Callable[..., None]:
+    """Run a test in a child without other threads: one of them could be struck instead."""
+
+    @functools.wraps(test)
+    def in_a_child(*args: Any, **kwargs: Any) -> None:
+        children.run(functools.partial(test, *args, **kwargs), seconds=60).unwrap()
+
+    return in_a_child
 
 
 def struck_at(rig: Rig, n: int) -> Any:
@@ -36,6 +49,7 @@ def struck_at(rig: Rig, n: int) -> Any:
         capi.remove_mem_hooks()
 
 
+@alone
 def test_joining_a_group(tmp_path: Path) -> None:
     """What cannot join as a whole does not join at all, and the next one has its LSN."""
     with locks_of("OwnedLock"), Rig(tmp_path) as rig:
@@ -55,6 +69,7 @@ def test_joining_a_group(tmp_path: Path) -> None:
         assert {b"first": b"1", b"second": b"2", b"k": b"v"} == dict(rig.power_cut("none").open())
 
 
+@alone
 def test_a_frame_of_its_own(tmp_path: Path) -> None:
     """Up to where its frame is written nothing has changed, and the next one has its place."""
     with locks_of("OwnedLock"), Rig(tmp_path) as rig:
@@ -82,6 +97,7 @@ def what_counts(rig: Rig) -> Any:
     return found
 
 
+@alone
 def test_a_refused_write_is_no_base_for_another(tmp_path: Path) -> None:
     """What could not join a leader's group is not what incr goes on from."""
     with locks_of("OwnedLock"), Rig(tmp_path) as rig:
@@ -106,6 +122,7 @@ def test_a_refused_write_is_no_base_for_another(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("level", [SYNC, Durability.BUFFERED])
+@alone
 def test_memory_that_ends_behind_a_written_frame(tmp_path: Path, level: Durability) -> None:
     """The log knows of the write and nobody else does: nothing is acknowledged from then on."""
     ended = set()

@@ -40,7 +40,9 @@ class Shown(NamedTuple):
 
 def run(*args: object, data: bytes | None = None) -> Result:
     """Run the command in this process."""
-    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(each) for each in args], input=data)
+    arguments = [str(each) for each in args]
+    runner = CliRunner(env={"COLUMNS": "200"})
+    return runner.invoke(app, arguments, input=data, prog_name="strandline")
 
 
 def done(*args: object, data: bytes | None = None) -> str:
