@@ -100,13 +100,12 @@ def what_counts(rig: Rig) -> Any:
 @alone
 def test_a_refused_write_is_no_base_for_another(tmp_path: Path) -> None:
     """What could not join a leader's group is not what incr goes on from."""
-    with locks_of("OwnedLock"), Rig(tmp_path) as rig:
-        db = calmed(rig, SYNC)
-        log = db.engine.log
-        fast, state = db._writes.fast, db._state
-        assert fast is not None
-        for n in itertools.count(1):
-            log.leading = True
+    for n in itertools.count(1):
+        with locks_of("OwnedLock"), Rig(tmp_path / str(n)) as rig:
+            db = calmed(rig, SYNC)
+            fast, state = db._writes.fast, db._state
+            assert fast is not None
+            db.engine.log.leading = True
             capi.set_nomemory(n, n + 1)
             try:
                 done = fast(state, b"number", b"5", SYNC)
@@ -114,11 +113,11 @@ def test_a_refused_write_is_no_base_for_another(tmp_path: Path) -> None:
                 done = None
             finally:
                 capi.remove_mem_hooks()
-                log.leading = False
+                db.engine.log.leading = False
             if done is not None:
                 break
             assert b"number" not in state.queued
-        assert n > 5
+    assert n > 5
 
 
 @pytest.mark.parametrize("level", [SYNC, Durability.BUFFERED])
