@@ -12,7 +12,7 @@ anew: LMDB closes the handle of a deleted database under every transaction that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Final, Protocol, Self
 
@@ -21,7 +21,7 @@ import lmdb
 from strandline.engine import catalog
 from strandline.engine.catalog import Metadata, TableRow, Watermark
 from strandline.engine.environment import CommitOutcomeUnknown, MapFullError, explain
-from strandline.engine.records import Entry, Items, encode_slice
+from strandline.engine.records import Items
 
 
 class Committed(Protocol):
@@ -71,11 +71,6 @@ class CheckpointTransaction:
         self._touched: set[int] = set()
         self._last_keys: dict[int, bytes] = {}
         """No key of the table is above it."""
-
-    def put_slice(self, table_id: int, keys: Sequence[bytes], entries: Sequence[Entry]) -> None:
-        """Write the entries of sorted keys, as `put_rows` does."""
-        gone = [key for key, entry in zip(keys, entries, strict=True) if entry[1] is None]
-        self.put_rows(table_id, encode_slice(table_id, list(keys), list(entries)), gone)
 
     def put_rows(self, table_id: int, items: Items, gone: list[bytes]) -> None:
         """Write (key, record) pairs in the order of their keys, and delete keys.

@@ -24,7 +24,7 @@ from strandline.errors import (
     StoreLockedError,
 )
 from strandline.options import Options
-from tests.engine.environments import OPTIONS, UUID, contents, put
+from tests.engine.environments import OPTIONS, UUID, contents, put, put_slice
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_what_was_committed_is_there_after_opening_again(path: str) -> None:
     row = TableRow(5, "views", "utf-8/json", False)
     with backing.checkpoint() as checkpoint:
         checkpoint.create_table(row)
-        checkpoint.put_slice(5, [b"a", b"b"], [(0, b"1", None), (0, b"2", None)])
+        put_slice(checkpoint, 5, [b"a", b"b"], [(0, b"1", None), (0, b"2", None)])
         checkpoint.commit(Watermark(UUID, 2, 77))
     backing.close()
     backing = Backing.open(path, OPTIONS)

@@ -21,7 +21,7 @@ from strandline.errors import (
     StoreClosedError,
 )
 from strandline.options import Options
-from tests.engine.environments import OPTIONS, UUID, put
+from tests.engine.environments import OPTIONS, UUID, put, put_slice
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -78,7 +78,7 @@ def fill(backing: Backing, numbers: Iterator[int], size: int) -> int:
     while True:
         try:
             with backing.checkpoint() as checkpoint:
-                checkpoint.put_slice(1, keys, [(1, key * 125, None) for key in keys])
+                put_slice(checkpoint, 1, keys, [(1, key * 125, None) for key in keys])
                 checkpoint.commit(Watermark(UUID, 1, 1))
         except MapFullError:
             backing.grow()
@@ -178,6 +178,7 @@ def test_less_is_mapped_where_address_space_is_limited(tmp_path: Path) -> None:
     program = f"""
         import resource
         from strandline.engine.backing import Backing, Watermark
+        from tests.engine.environments import put_slice
         from strandline.errors import DiskFullError
         from strandline.options import Options
         resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
@@ -189,7 +190,7 @@ def test_less_is_mapped_where_address_space_is_limited(tmp_path: Path) -> None:
         except DiskFullError as error:
             print(backing.map_bytes, error)
         with backing.checkpoint() as checkpoint:
-            checkpoint.put_slice(1, [b"k"], [(1, b"v", None)])
+            put_slice(checkpoint, 1, [b"k"], [(1, b"v", None)])
             checkpoint.commit(Watermark(bytes(16), 1, 1))
         assert backing.view.get(1, b"k") == b"v"
         backing.close()

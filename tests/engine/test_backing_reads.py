@@ -15,7 +15,7 @@ from strandline.errors import (
     StoreClosedError,
     StoreCorruptionError,
 )
-from tests.engine.environments import OPTIONS, UUID, put
+from tests.engine.environments import OPTIONS, UUID, put, put_slice
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -177,7 +177,7 @@ def test_chunks_are_slices_of_the_sorted_table(
     with backing.checkpoint() as checkpoint:
         checkpoint.clear(1)
         ordered = sorted(keys)
-        checkpoint.put_slice(1, ordered, [(1, key * 2, None) for key in ordered])
+        put_slice(checkpoint, 1, ordered, [(1, key * 2, None) for key in ordered])
         checkpoint.commit(Watermark(UUID, 1, 1))
     expected = [
         (key, key * 2)

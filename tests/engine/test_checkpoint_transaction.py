@@ -25,7 +25,7 @@ from strandline.errors import (
     StoreClosedError,
     StoreFailedError,
 )
-from tests.engine.environments import OPTIONS, UUID, contents, put
+from tests.engine.environments import OPTIONS, UUID, contents, put, put_slice
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -59,7 +59,7 @@ def test_an_exception_leaves_no_trace(backing: Backing) -> None:
 
     def stop_midway() -> None:
         with backing.checkpoint() as checkpoint:
-            checkpoint.put_slice(1, [b"a", b"b"], [(2, b"2", None), (3, b"3", None)])
+            put_slice(checkpoint, 1, [b"a", b"b"], [(2, b"2", None), (3, b"3", None)])
             checkpoint.create_table(TableRow(2, "t", "bytes", True))
             raise RuntimeError("stop")
 
@@ -78,12 +78,12 @@ def test_clear_empties_one_table(backing: Backing) -> None:
     """clear removes the keys of its table and no others; what is put after it stays."""
     with backing.checkpoint() as checkpoint:
         checkpoint.create_table(TableRow(2, "t", "bytes", True))
-        checkpoint.put_slice(2, [b"k"], [(2, b"v", None)])
-        checkpoint.put_slice(1, [b"a", b"b"], [(3, b"1", None), (4, b"2", None)])
+        put_slice(checkpoint, 2, [b"k"], [(2, b"v", None)])
+        put_slice(checkpoint, 1, [b"a", b"b"], [(3, b"1", None), (4, b"2", None)])
         checkpoint.commit(Watermark(UUID, 1, 4))
     with backing.checkpoint() as checkpoint:
         checkpoint.clear(1)
-        checkpoint.put_slice(1, [b"c"], [(6, b"3", None)])
+        put_slice(checkpoint, 1, [b"c"], [(6, b"3", None)])
         checkpoint.commit(Watermark(UUID, 1, 6))
     assert contents(backing) == {b"c": b"3"}
     assert contents(backing, 2) == {b"k": b"v"}
@@ -95,7 +95,7 @@ def test_a_dropped_table_is_gone_and_its_id_stays_used(path: str) -> None:
     backing = Backing.create(path, UUID, 1, OPTIONS)
     with backing.checkpoint() as checkpoint:
         checkpoint.create_table(TableRow(9, "t", "bytes", True))
-        checkpoint.put_slice(9, [b"k"], [(2, b"v", None)])
+        put_slice(checkpoint, 9, [b"k"], [(2, b"v", None)])
         checkpoint.commit(Watermark(UUID, 1, 2))
     snapshot = backing.begin_snapshot()
     with backing.checkpoint() as checkpoint:
@@ -125,7 +125,7 @@ def test_tables_can_come_and_go_for_ever(backing: Backing, with_snapshot: bool) 
     for number in range(2, 302):
         with backing.checkpoint() as checkpoint:
             checkpoint.create_table(TableRow(number, "t", "bytes", True))
-            checkpoint.put_slice(number, [b"k"], [(number, b"%d" % number, None)])
+            put_slice(checkpoint, number, [b"k"], [(number, b"%d" % number, None)])
             checkpoint.commit(Watermark(UUID, 1, number))
         assert backing.view.get(number, b"k") == b"%d" % number
         with backing.checkpoint() as checkpoint:
@@ -159,7 +159,7 @@ class FailingCommit:
 def commit_failing(backing: Backing, error: lmdb.Error, lsn: int) -> None:
     """Make a checkpoint whose commit fails."""
     with backing.checkpoint() as checkpoint:
-        checkpoint.put_slice(1, [b"lost"], [(lsn, b"1", None)])
+        put_slice(checkpoint, 1, [b"lost"], [(lsn, b"1", None)])
         checkpoint._txn = FailingCommit(checkpoint._txn, error)  # type: ignore[assignment]
         checkpoint.commit(Watermark(UUID, 1, lsn))
 
@@ -190,17 +190,18 @@ def test_a_write_that_the_system_refuses_in_the_commit_stops_checkpoints(path: s
         import resource, signal, sys, threading
         sys.path.insert(0, {str(ROOT)!r})
         from strandline.engine.backing import Backing, CommitOutcomeUnknown, Watermark
+        from tests.engine.environments import put_slice
         from strandline.errors import StoreFailedError
         from strandline.options import Options
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         backing = Backing.create({path!r}, bytes(16), 1, Options())
         with backing.checkpoint() as checkpoint:
-            checkpoint.put_slice(1, [b"k"], [(1, b"v", None)])
+            put_slice(checkpoint, 1, [b"k"], [(1, b"v", None)])
             checkpoint.commit(Watermark(bytes(16), 1, 1))
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
         try:
             with backing.checkpoint() as checkpoint:
-                checkpoint.put_slice(1, [b"l"], [(2, bytes(1 << 20), None)])
+                put_slice(checkpoint, 1, [b"l"], [(2, bytes(1 << 20), None)])
                 checkpoint.commit(Watermark(bytes(16), 1, 2))
         except CommitOutcomeUnknown as error:
             print(error)

@@ -19,6 +19,7 @@ from strandline.engine.probe import examine, look, probe
 from strandline.engine.records import Entry, encode
 from strandline.errors import ForeignStoreError, StoreCorruptionError, StrandlineError
 from strandline.options import Options
+from tests.engine.environments import put_slice
 
 OPTIONS = Options(map_bytes=1 << 28)
 UUID = bytes(range(16))
@@ -44,7 +45,7 @@ def build(path: str) -> State:
                     change[b"%d-%d" % (table_id, rng.randrange(2000))] = value
                 keys = sorted(change)
                 entries: list[Entry] = [(lsn, change[key], None) for key in keys]
-                checkpoint.put_slice(table_id, keys, entries)
+                put_slice(checkpoint, table_id, keys, entries)
                 for key, value in change.items():
                     table.pop(key, None)
                     if value is not None:
@@ -114,9 +115,9 @@ def test_a_short_file_whose_missing_pages_are_free_is_sound(
         for present in (200, 0, 1, 1, 300):
             with backing.checkpoint() as checkpoint:
                 some = keys[:present]
-                checkpoint.put_slice(1, some, [(1, bytes(5000), None) for _ in some])
+                put_slice(checkpoint, 1, some, [(1, bytes(5000), None) for _ in some])
                 if present != 200:
-                    checkpoint.put_slice(1, keys, [(1, None, None) for _ in keys])
+                    put_slice(checkpoint, 1, keys, [(1, None, None) for _ in keys])
                 checkpoint.commit(Watermark(UUID, 1, 1))
         backing.close()
     seen = data_file.look(path)
@@ -164,7 +165,7 @@ def test_keys_out_of_order_are_found(copy: str, monkeypatch: pytest.MonkeyPatch)
     backing = Backing.open(copy, OPTIONS)
     with backing.checkpoint() as checkpoint:
         keys = [b"order-%d" % number for number in range(9)]
-        checkpoint.put_slice(1, keys, [(1, b"v", None) for _ in keys])
+        put_slice(checkpoint, 1, keys, [(1, b"v", None) for _ in keys])
         checkpoint.commit(Watermark(UUID, 1, 99))
     backing.close()
 
@@ -338,8 +339,8 @@ def use(path: str, state: State) -> int:
         for table_id, table in state.items():
             with backing.checkpoint() as checkpoint:
                 keys = sorted(table)
-                checkpoint.put_slice(table_id, keys, [(50, b"new", None) for _ in keys])
-                checkpoint.put_slice(table_id, keys[::2], [(51, None, None) for _ in keys[::2]])
+                put_slice(checkpoint, table_id, keys, [(50, b"new", None) for _ in keys])
+                put_slice(checkpoint, table_id, keys[::2], [(51, None, None) for _ in keys[::2]])
                 checkpoint.commit(Watermark(UUID, 1, 51))
     except (StrandlineError, OSError):
         pass

@@ -8,11 +8,11 @@ log longer at every run.
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import strandline
 from strandline import Durability
+from tests.recovery.check_stores import copy_open
 from tests.support.rig import Rig
 
 
@@ -60,7 +60,7 @@ def test_the_end_of_a_recycled_segment_is_no_torn_tail(tmp_path: Path) -> None:
         segment, offset, _, _ = db.engine.log.tail
         stale = segment.file.pread(4096, offset)
         assert stale.strip(b"\0"), "the file was not used before: the test proves nothing"
-        shutil.copytree(path, copy)
+        copy_open(path, copy)
     with strandline.open(copy) as db:
         assert 3000 == len(db)
         assert db.recovery_report.torn_tail is None

@@ -129,7 +129,7 @@ def _show_rates(found: Analysis, tables: Tables) -> None:
         ]
     for name, values in lines:
         most = max((each for each in values if each is not None), default=0.0)
-        figure = f"max {_short(round(most))}/s"
+        figure = f"max {_rate(most)}/s"
         _say(
             Text.assemble(
                 (_cut(name, _NAME_COLUMNS - 1).ljust(_NAME_COLUMNS - 1), "dim"),
@@ -139,7 +139,7 @@ def _show_rates(found: Analysis, tables: Tables) -> None:
             )
         )
     average = found.total.operations / (span / 1e9)
-    words = f"{_short(round(average))} operations/s on average over {show_span(span)}"
+    words = f"{_rate(average)} operations/s on average over {show_span(span)}"
     if None in every:
         words += f"; long pauses are cut out ({PAUSE})"
     if rates.steps_back:
@@ -268,6 +268,11 @@ def _estimate(found: Estimate) -> str:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
+
+
+def _rate(rate: float) -> str:
+    """Return how many a second, with two digits where that is few."""
+    return f"{rate:.2g}" if rate < 10 else _short(round(rate))
 
 
 def _short(count: int) -> str:
