@@ -9,7 +9,7 @@ from rich.text import Text
 from strandline.recovery.check_report import CheckVerdict
 from strandline.recovery.segment_scan import SegmentScan
 from strandline.tools.cli.plain import to_json
-from strandline.tools.cli.terminal import harmless, out, show_grid, write_line
+from strandline.tools.cli.terminal import harmless, out, out_is_terminal, show_grid, write_line
 from strandline.tools.inspect.examine import WORDS, Examination, examine
 from strandline.tools.inspect.params import AsJson, LogPath
 from strandline.tools.inspect.summary import end_with, log_line, log_plain, style_of
@@ -35,6 +35,17 @@ _TITLES: Final = (
     "verdict",
     "created",
 )
+
+_NUMBERS: Final = _TITLES[:8]
+_NEEDS: Final = (
+    (120, "created"),
+    (100, "epoch"),
+    (92, "file"),
+    (82, "frames"),
+    (70, "used"),
+    (66, "operations"),
+)
+"""Below how many columns of a terminal a column is left out."""
 
 
 def ls(path: LogPath, *, as_json: AsJson = False) -> None:
@@ -116,8 +127,14 @@ def _show(log: Examination) -> None:
                 (plain["created"] or "")[:19],
             ]
         )
-    show_grid(_TITLES, rows, right=8)
     console = out()
+    kept = list(range(len(_TITLES)))
+    if out_is_terminal():
+        # What tells least goes first where a terminal has no room for all.
+        gone = [name for width, name in _NEEDS if console.width < width]
+        kept = [at for at in kept if _TITLES[at] not in gone]
+    right = sum(_TITLES[at] in _NUMBERS for at in kept)
+    show_grid([_TITLES[at] for at in kept], [[row[at] for at in kept] for row in rows], right)
     console.print()
     console.print(log_line(log))
     for note in log.notes:
