@@ -143,7 +143,7 @@ class Lines:
         heads = self._heads
         for tag in {*tags} - heads.keys():
             self._learn(tag)
-        shown = [self._key(tag, key) for tag, key in zip(tags, keys, strict=True)]
+        shown = self._keys(tags, keys)
         if self._values is not Values.NONE:
             shown = [
                 f'{key},"value":{self._value(value)}'
@@ -189,6 +189,15 @@ class Lines:
             except UnicodeDecodeError:
                 pass
         return to_json(plain_key(self._tables.codec(tag >> TAG_SHIFT), key))
+
+    def _keys(self, tags: list[int], keys: list[bytes | None]) -> list[str]:
+        """Return many keys; most often all are text."""
+        if not any(self._heads[tag][1] for tag in {*tags}):
+            try:
+                return [encode_basestring_ascii(str(key, "utf-8")) for key in keys]  # type: ignore[arg-type]
+            except (UnicodeDecodeError, TypeError):
+                pass  # one of them is none, or is no text
+        return [self._key(tag, key) for tag, key in zip(tags, keys, strict=True)]
 
     def _value(self, value: bytes | None) -> str:
         if value is None:
