@@ -29,7 +29,7 @@ test: $(NATIVE)
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow"
 
 test-python: $(NATIVE)
-	STRANDLINE_NATIVE=0 $(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow" tests/api tests/engine tests/recovery tests/wal tests/interleavings/test_0*
+	STRANDLINE_NATIVE=0 $(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow" tests/api tests/engine tests/recovery tests/wal tests/interleavings/test_0* tests/interleavings/test_1[1-4]*
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check
