@@ -15,6 +15,9 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
+from strandline.codecs import get_codec
+from strandline.errors import InvalidRequestError
+
 VOID: Final = 0
 """Fills the LSN of a write that was refused after its LSN had been given out."""
 PUT: Final = 1
@@ -85,6 +88,8 @@ def decode_operations(first_lsn: int, payload: bytes, count: int) -> list[Operat
 def commit_sizes(items: list[Any], count: int) -> list[int]:
     """Return how many operations each commit of a frame has, in order; raises PayloadError."""
     marks = items[0] or []
+    if type(marks) is not list or {*map(type, marks)} - {int} or len(marks) % 2:
+        raise PayloadError(f"expected commit marks, found {marks!r:.80}")
     sizes: list[int] = []
     at = 0
     for index, size in zip(marks[::2], marks[1::2], strict=True):
@@ -99,6 +104,19 @@ def encode_table_options(codec: str, *, logged: bool) -> bytes:
     """Return the value of a CREATE operation."""
     packed: bytes = msgpack.packb({"codec": codec, "logged": logged})
     return packed
+
+
+def decode_creation(key: Any, value: Any) -> tuple[str, str, bool]:
+    """Return name, codec and `logged` from the key and value of a CREATE; raises PayloadError."""
+    if type(key) is not bytes or type(value) is not bytes:
+        raise PayloadError("a table's creation without name or options")
+    try:
+        name = key.decode()
+        codec, logged = decode_table_options(value)
+        get_codec(codec)
+    except (ValueError, InvalidRequestError, msgpack.UnpackException) as error:
+        raise PayloadError(f"a table's creation that makes no sense: {error}") from error
+    return name, codec, logged
 
 
 def decode_table_options(value: bytes) -> tuple[str, bool]:

@@ -24,8 +24,8 @@ from strandline.engine.operations import (
     TAG_SHIFT,
     VOID,
     PayloadError,
+    decode_creation,
     decode_items,
-    decode_table_options,
 )
 from strandline.engine.table_state import TableState
 from strandline.native import native
@@ -144,6 +144,8 @@ class Replay:
         op, table_id = tag & OPERATION_MASK, tag >> TAG_SHIFT
         if op == VOID:
             return
+        if table_id < 1:
+            raise PayloadError(f"LSN {lsn}: an operation on table {table_id}, which never is")
         if op in (CREATE, DROP):
             self._define(lsn, op, table_id, key, value)
             return
@@ -173,12 +175,16 @@ class Replay:
             self._dropped.add(table_id)
             if state is not None:
                 forget_table(self._engine, state)
-        elif type(key) is not bytes or type(value) is not bytes:
-            raise PayloadError(f"LSN {lsn}: a table's creation without name or options")
         elif state is None:
-            codec, logged = decode_table_options(value)
-            self._forget_namesake(key.decode())
-            self._create(table_id, key.decode(), codec, logged=logged)
+            name, codec, logged = self._creation(lsn, key, value)
+            self._forget_namesake(name)
+            self._create(table_id, name, codec, logged=logged)
+
+    def _creation(self, lsn: int, key: Any, value: Any) -> tuple[str, str, bool]:
+        try:
+            return decode_creation(key, value)
+        except PayloadError as error:
+            raise PayloadError(f"LSN {lsn}: {error}") from error
 
     def _forget_namesake(self, name: str) -> None:
         """Forget a table whose name is given away anew: it was dropped, and that was lost."""

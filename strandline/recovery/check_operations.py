@@ -13,6 +13,7 @@ from strandline.engine.operations import (
     Operation,
     PayloadError,
     commit_sizes,
+    decode_creation,
     decode_items,
     decode_operations,
 )
@@ -78,5 +79,11 @@ def _decode(
     """Raise ValueError where a payload is not what can be replayed onto `tables`."""
     commit_sizes(decode_items(payload, count), count)
     for operation in decode_operations(first_lsn, payload, count):
-        if tables is not None and operation.lsn > after_lsn and operation.op != VOID:
+        if operation.lsn <= after_lsn or operation.op == VOID:
+            continue
+        if operation.table_id < 1:
+            raise PayloadError(f"LSN {operation.lsn}: an operation on table 0, which never is")
+        if operation.op == CREATE:
+            decode_creation(operation.key, operation.value)
+        if tables is not None:
             tables.take(operation)

@@ -191,7 +191,7 @@ def test_a_payload_that_makes_no_sense_is_told(tmp_path: Path) -> None:
     path = segments(store)[-1]  # not sealed yet, so that no digest of its frames is there
     rewrite_frame(path, frames(path)[4], lambda filler: {b"no": filler})
     result = inspect("dump", store, "--json")
-    assert result.exit_code == 0
+    assert result.exit_code == 4
     assert "expected a list of 4 elements, found dict" in result.stderr
     assert len(result.stdout.splitlines()) == len(done) - 1
 

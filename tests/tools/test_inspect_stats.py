@@ -301,7 +301,7 @@ def test_payloads_that_do_not_decode(tmp_path: Path) -> None:
     log.data(2, operations((1, PUT, b"a", b""), (1, PUT, b"b", b"")))
     path = lay(log, tmp_path / "log")
     result = inspect("stats", path)
-    assert result.exit_code == 0
+    assert result.exit_code == 4
     assert "10 frames with 14 operations do not decode" in result.stdout
     assert result.stderr.count("LSN") == 8
     assert "\x07" not in result.stderr + result.stdout

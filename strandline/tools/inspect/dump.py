@@ -9,6 +9,7 @@ import typer
 
 from strandline.engine.operations import CREATE, OPERATION_MASK, PayloadError
 from strandline.recovery.segment_scan import SegmentScan
+from strandline.tools.cli.failure import CommandError
 from strandline.tools.cli.terminal import ProgressBar, note, out_is_terminal
 from strandline.tools.inspect.examine import examine
 from strandline.tools.inspect.fields import Values
@@ -97,7 +98,16 @@ def dump(  # noqa: PLR0913 - one for each filter
             if watched:
                 bar.advance(done, frames.bytes_done, frames.bytes_total)
     tell_gone(frames)
-    end_with(log)
+    _require_tables(wanted, tables)
+    end_with(log, senseless=lines.senseless)
+
+
+def _require_tables(wanted: Selection, tables: Tables) -> None:
+    """Refuse a table that neither LMDB nor the log knows: nothing of it can have been printed."""
+    known = {info.name for info in tables.known.values()}
+    for name in wanted.tables or ():
+        if name not in known and not name.startswith("#"):
+            raise CommandError(f"there is no table {name!r}; `strandline tables` lists them")
 
 
 def _in_parts(source: Iterator[list[str]], limit: int | None) -> Iterator[list[str]]:
@@ -139,6 +149,7 @@ def lines_of(
                     tables.take(operations)
                     yield lines.of(each for each in operations if wanted.wants(each, tables))
             except PayloadError as error:
+                lines.senseless += 1
                 note(f"{scan.path}: offset {frame[0]}, LSN {frame[1]}: {error}")
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 import re
+import sys
 from typing import Any, Final
 
 import msgpack
@@ -91,7 +92,10 @@ def _unescape(found: re.Match[bytes]) -> bytes:
         return _SHORT[short]
     if byte is not None:
         return bytes([int(byte, 16)])
-    return chr(int(four or eight, 16)).encode("utf-8", "surrogatepass")
+    code = int(four or eight, 16)
+    if code > sys.maxunicode:
+        raise ValueError(f"expected a character, found {found[0].decode()}")
+    return chr(code).encode("utf-8", "surrogatepass")
 
 
 def _int64(codec: str, key: bytes) -> int | None:

@@ -30,7 +30,8 @@ Lsn = Annotated[
 ]
 SegmentId = Annotated[int | None, typer.Option("--segment", min=1, help="The segment's id.")]
 Offset = Annotated[
-    int | None, typer.Option("--offset", min=0, help="Where in the segment the frame begins.")
+    int | None,
+    typer.Option("--offset", min=0, max=1 << 62, help="Where in the segment the frame begins."),
 ]
 Most = Annotated[
     int, typer.Option("--operations", metavar="N", min=0, help="Show at most so many operations.")

@@ -20,9 +20,10 @@ from strandline.engine.operations import (
     OPERATION_NAMES,
     TAG_SHIFT,
     PayloadError,
+    commit_sizes,
+    decode_creation,
     decode_items,
     decode_operations,
-    decode_table_options,
 )
 from strandline.recovery.segment_scan import Run, SegmentScan
 from strandline.tools.inspect.examine import Examination
@@ -54,6 +55,8 @@ class LogFrames:
 
     def __init__(self, log: Examination, *, from_lsn: int = 0, to_lsn: int | None = None) -> None:
         self.gone: list[Gone] = []
+        self.senseless = 0
+        """Frames whose content makes no sense, as whoever reads them counts."""
         self.bytes_done = 0
         """Bytes of segments that were read so far, for a progress bar."""
         self._log = log
@@ -114,11 +117,9 @@ class Tables:
 
     def define(self, table_id: int, key: bytes | None, value: bytes | None) -> None:
         """Take in a CREATE; one that makes no sense changes nothing."""
-        try:
-            codec, _ = decode_table_options(value or b"")
-            self.known[table_id] = TableInfo((key or b"").decode(), codec)
-        except (ValueError, msgpack.UnpackException):
-            return
+        with contextlib.suppress(PayloadError):
+            name, codec, _ = decode_creation(key, value)
+            self.known[table_id] = TableInfo(name, codec)
 
     def take(self, operations: Iterable[LogOperation]) -> None:
         """Take in the tables that some operations define."""
@@ -177,6 +178,8 @@ def flat_operations(frame: PlacedFrame) -> tuple[list[int], list[bytes | None], 
     """
     _, first_lsn, count, _, _, payload = frame
     items = decode_items(payload, count)
+    if items[0] is not None:
+        commit_sizes(items, count)
     tags, keys, values = items[1::3], items[2::3], items[3::3]
     if not _sound(tags, keys, values):
         decode_operations(first_lsn, payload, count)  # says what it is
@@ -200,8 +203,8 @@ def flat_singles(
         return None
     if {*map(type, items)} != {list} or {*map(len, items)} != {4}:
         return None
-    _, tags, keys, values = zip(*items, strict=True)
-    if not _sound(tags, keys, values):
+    commits, tags, keys, values = zip(*items, strict=True)
+    if commits.count(None) != len(commits) or not _sound(tags, keys, values):
         return None
     return list(tags), list(keys), list(values)
 

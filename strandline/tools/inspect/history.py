@@ -95,7 +95,7 @@ def history(
     else:
         view.write_lines(found, stored, unlogged=unlogged)
     tell_gone(frames)
-    end_with(log)
+    end_with(log, senseless=frames.senseless)
 
 
 def _key(codec: str, text: str) -> bytes:

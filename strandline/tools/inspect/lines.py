@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from strandline.engine.operations import OPERATION_MASK, OPERATION_NAMES, TAG_SHIFT
 from strandline.tools.cli.plain import to_json
-from strandline.tools.cli.terminal import out, out_is_terminal
+from strandline.tools.cli.terminal import escape, out, out_is_terminal
 from strandline.tools.inspect.fields import Values, plain_key, plain_value, show_key, show_value
 from strandline.tools.inspect.frames import LogOperation, Tables
 from strandline.tools.inspect.times import SECOND, show_time
@@ -49,6 +49,8 @@ class Lines:
         self._width = max(_LEAST_WIDTH, out().width) if out_is_terminal() else None
         self._second = -1
         self._second_text = ""
+        self.senseless = 0
+        """Frames that were passed over because what they hold makes no sense."""
         self._heads: dict[int, tuple[str, bool]] = {}
         """By tag: the JSON of table and operation, and whether keys are numbers."""
 
@@ -227,13 +229,13 @@ class Lines:
                 (
                     each.lsn,
                     self._time(each.time_ns),
-                    self._tables.name(each.table_id),
+                    escape(self._tables.name(each.table_id)),
                     OPERATION_NAMES[each.op],
                     show_key(codec, each.key),
                     show_value(self._values, each.value),
                 )
             )
-        return target.getvalue().splitlines()
+        return target.getvalue().split("\n")[:-1]
 
     def _row(self, operation: LogOperation) -> str:
         table = show_key("bytes", self._tables.name(operation.table_id).encode())
@@ -241,7 +243,7 @@ class Lines:
         value = operation.value
         if value is not None and self._width is not None:
             # What cannot be on the line anyway need not be decoded.
-            value = value[: self._width] if self._values is not Values.MSGPACK else value
+            value = value[: 4 * self._width] if self._values is not Values.MSGPACK else value
         shown = show_value(self._values, value)
         line = (
             f"{operation.lsn:>10}  {self._time(operation.time_ns):<26}  {table or '-':<12}  "

@@ -127,6 +127,11 @@ def selection_of(
         raise typer.BadParameter("--key and --prefix exclude each other; give one of them")
     if to_lsn is not None and from_lsn is not None and from_lsn > to_lsn:
         raise typer.BadParameter(f"--from-lsn {from_lsn} lies behind --to-lsn {to_lsn}")
+    try:
+        parsed = None if prefix is None else parse_key("bytes", prefix)
+        parse_key("bytes", key or "")
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
     return Selection(
         from_lsn=from_lsn or 0,
         to_lsn=to_lsn,
@@ -134,6 +139,6 @@ def selection_of(
         until_ns=None if until is None else parse_time(until),
         tables=None if not tables else frozenset(tables),
         key=key,
-        prefix=None if prefix is None else parse_key("bytes", prefix),
+        prefix=parsed,
         ops=None if not ops else frozenset(_OPS[op.value] for op in ops),
     )

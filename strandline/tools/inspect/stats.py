@@ -74,7 +74,7 @@ def stats(
         show_analysis(log, found, tables)
         tell_findings(log)
     tell_gone(found)
-    end_with(log)
+    end_with(log, senseless=found.undecodable)
 
 
 def analysis_plain(found: Analysis, tables: Tables, wanted: Selection) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from strandline.recovery.check_report import CheckVerdict, Finding
 from strandline.tools.cli.terminal import harmless, note
-from strandline.tools.inspect.examine import WORDS, Examination
+from strandline.tools.inspect.examine import STATUS, WORDS, Examination
 from strandline.tools.inspect.frames import Gone
 
 
@@ -72,6 +72,8 @@ def finding_plain(log: Examination, finding: Finding) -> dict[str, Any]:
 
 def tell_findings(log: Examination) -> None:
     """Say on stderr what is wrong with a log of which something else is shown."""
+    for text in log.notes:
+        note(text)
     for finding in log.findings:
         where = f", offset {finding.offset}" if finding.offset is not None else ""
         lsn = f", LSN {finding.lsn}" if finding.lsn is not None else ""
@@ -97,7 +99,8 @@ def tell_gone(read: _Read) -> None:
         )
 
 
-def end_with(log: Examination) -> None:
-    """End the command with the log's exit status."""
-    if log.status:
-        raise typer.Exit(log.status)
+def end_with(log: Examination, *, senseless: int = 0) -> None:
+    """End the command with the log's exit status; frames that make no sense are damage too."""
+    status = log.status or (STATUS[CheckVerdict.LOG_DAMAGE] if senseless else 0)
+    if status:
+        raise typer.Exit(status)

@@ -89,6 +89,7 @@ def versions_in(frames: LogFrames, keys: Mapping[int, bytes]) -> Iterator[Versio
             try:
                 yield from _in_frame(scan.segment_id, frame, keys, wanted)
             except PayloadError as error:
+                frames.senseless += 1
                 note(f"{scan.path}: offset {frame[0]}, LSN {frame[1]}: {error}")
 
 

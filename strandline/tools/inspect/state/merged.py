@@ -33,8 +33,8 @@ from strandline.engine.operations import (
     VOID,
     PayloadError,
     commit_sizes,
+    decode_creation,
     decode_items,
-    decode_table_options,
 )
 from strandline.engine.rows_apart import RowsApart
 from strandline.errors import CorruptionError, LogCorruptionError
@@ -181,18 +181,16 @@ class State:
 
     def _is_known(self, table_id: int) -> bool:
         """Tell whether a table is there; PayloadError where it never was."""
-        if table_id > self._highest:
+        if not 0 < table_id <= self._highest:
             raise PayloadError(f"an operation on table {table_id}, which is unknown")
         return table_id in self._tables
 
     def _define(self, op: int, table_id: int, key: bytes | None, value: bytes | None) -> None:
         """Apply the creation, the clearing or the end of a table."""
         if op == CREATE:
-            if key is None or value is None:
-                raise PayloadError("a table's creation without name or options")
-            codec, logged = decode_table_options(value)
+            name, codec, logged = decode_creation(key, value)
             self._highest = max(self._highest, table_id)
-            self._tables.setdefault(table_id, TableRow(table_id, key.decode(), codec, logged))
+            self._tables.setdefault(table_id, TableRow(table_id, name, codec, logged))
             return
         if op == CLEAR and not self._is_known(table_id):
             return
