@@ -69,6 +69,7 @@ def test_passing_over_such_a_frame_is_no_success(tmp_path: Path) -> None:
     assert [each["lsn"] for each in found] == [1, 2 + count]
     inspected("history", path, "after", status=4)
     inspected("stats", path, status=4)
+    inspected("follow", path, "--from-lsn", 1, "--to-lsn", 2 + count, status=4)
 
 
 def test_names_of_tables_are_escaped(tmp_path: Path) -> None:
@@ -107,3 +108,6 @@ def test_a_table_that_nobody_knows(tmp_path: Path) -> None:
     result = inspect("dump", path, "--table", "no such table")
     assert result.exit_code == 1
     assert "no such table" in result.stderr
+    # Where the log was not read to its end its definition may lie behind.
+    for end in (["--limit", "1"], ["--to-lsn", "1"]):
+        inspected("dump", path, "--table", "no such table", *end)

@@ -98,12 +98,13 @@ def dump(  # noqa: PLR0913 - one for each filter
             if watched:
                 bar.advance(done, frames.bytes_done, frames.bytes_total)
     tell_gone(frames)
-    _require_tables(wanted, tables)
+    if not (done or log.status or limit is not None or wanted.to_lsn is not None):
+        _require_tables(wanted, tables)
     end_with(log, senseless=lines.senseless)
 
 
 def _require_tables(wanted: Selection, tables: Tables) -> None:
-    """Refuse a table that neither LMDB nor the log knows: nothing of it can have been printed."""
+    """Refuse a table that neither LMDB nor the log knows, once all of the log was read."""
     known = {info.name for info in tables.known.values()}
     for name in wanted.tables or ():
         if name not in known and not name.startswith("#"):

@@ -108,7 +108,7 @@ def follow(  # noqa: PLR0913 - one for each filter
         _Following(tail, wanted, tables, lines).run(limit=limit, idle=idle, interval=interval)
     finally:
         tail.close()
-    if tail.damaged:
+    if tail.damaged or lines.senseless:
         raise typer.Exit(DAMAGED)
 
 
