@@ -18,7 +18,7 @@ from unittest import mock
 import pytest
 
 from strandline import Durability
-from strandline.engine.operations import PUT, tag_of
+from strandline.engine.operations import CREATE, PUT, encode_table_options, tag_of
 from strandline.engine.store import Store
 from strandline.errors import (
     DiskFullError,
@@ -379,3 +379,25 @@ def test_salvage_does_not_bring_back_what_was_dropped(tmp_path: Path) -> None:
         db.put(b"k", b"v")
         image = rig.kill()
         assert {("", b"k"): b"v"} == contents(image.open(recovery="salvage"))
+
+
+@pytest.mark.parametrize(
+    ("tag", "key", "value", "said"),
+    [
+        (tag_of(0, PUT), b"k", b"v", "table 0, which never is"),
+        (tag_of(7, CREATE), b"\xff\xfe", encode_table_options("bytes", logged=True), "no sense"),
+        (tag_of(7, CREATE), b"t", encode_table_options("x/y", logged=True), "no sense"),
+    ],
+    ids=["table 0", "a name that is no text", "a codec that is none"],
+)
+def test_operations_that_no_writer_logs(
+    tmp_path: Path, tag: int, key: bytes, value: bytes, said: str
+) -> None:
+    """Opening says which frame it is, and neither crashes nor passes over it."""
+    with Rig(tmp_path) as rig:
+        db = rig.open()
+        db._state.put_tag = tag
+        db.put(key, value)
+        image = rig.power_cut("none")
+        with pytest.raises(LogCorruptionError, match=said):
+            image.open()
