@@ -7,6 +7,7 @@ the same examples in every run) or `soak` (many examples, for a run overnight).
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
 
@@ -30,3 +31,7 @@ settings.register_profile(
 settings.load_profile(
     os.environ.get("STRANDLINE_HYPOTHESIS", "ci" if os.environ.get("CI") else "dev")
 )
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # So a shell starts what it runs in the background, and children inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
