@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from strandline import ABSENT, Durability, Store
+from strandline.tools.crash.simulation.faults import Gate
 from tests.api.stores import open_small
 from tests.support.calls import Call
 from tests.support.fault_disk import FaultDisk
-from tests.support.faults import Gate
 
 ASYNC, BUFFERED, SYNC = Durability.ASYNC, Durability.BUFFERED, Durability.SYNC
 FOREVER: dict[str, Any] = {"sync_interval": 3600, "log_interval": 60}

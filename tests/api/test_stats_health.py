@@ -20,10 +20,10 @@ from strandline import (
     StoreFailedError,
     WriteOutcomeUnknownError,
 )
+from strandline.tools.crash.simulation.faults import fail
 from tests.api.stores import Always, open_small, refused
 from tests.support.calls import Call
 from tests.support.fault_disk import FaultDisk
-from tests.support.faults import fail
 
 SMALL: dict[str, Any] = {"segment_bytes": 1 << 16, "max_log_bytes": 1 << 20}
 

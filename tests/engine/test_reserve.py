@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from strandline.engine.reserve import RESERVE_NAME, DiskReserve
+from strandline.tools.crash.simulation.disk import SimulatedDisk
 from strandline.wal.real_disk import RealDisk
-from tests.support.simulated_disk import SimulatedDisk
 
 LENGTH = 1 << 20
 

@@ -18,11 +18,11 @@ import pytest
 from strandline import Durability, StoreFailedError, WriteOutcomeUnknownError
 from strandline.engine.checkpoint_transaction import CheckpointTransaction
 from strandline.engine.stats import HealthState
+from strandline.tools.crash.simulation.faults import Gate, fail
+from strandline.tools.crash.simulation.media import CrashPolicy
+from strandline.tools.crash.simulation.rig import Rig
 from tests.support.calls import Call
-from tests.support.faults import Gate, fail
 from tests.support.history import History
-from tests.support.media import CrashPolicy
-from tests.support.rig import Rig
 
 WEAKER = [Durability.BUFFERED, Durability.ASYNC]
 

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from strandline import Durability, WriteOutcomeUnknownError
+from strandline.tools.crash.simulation.faults import Fault, Gate
+from strandline.tools.crash.simulation.rig import Rig
 from tests.support.calls import Call
-from tests.support.faults import Fault, Gate
-from tests.support.rig import Rig
 
 ASYNC, BUFFERED = Durability.ASYNC, Durability.BUFFERED
 

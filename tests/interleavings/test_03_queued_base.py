@@ -17,9 +17,9 @@ import pytest
 
 from strandline import ABSENT, DiskFullError, Durability, WriteOutcomeUnknownError
 from strandline.engine.store import Store
+from strandline.tools.crash.simulation.faults import Fault, Gate
+from strandline.tools.crash.simulation.rig import Rig
 from tests.support.calls import Call
-from tests.support.faults import Fault, Gate
-from tests.support.rig import Rig
 
 LEVELS = list(Durability)
 

@@ -17,12 +17,12 @@ import pytest
 from strandline import Durability
 from strandline.options import Options, make_options
 from strandline.recovery import opening
+from strandline.tools.crash.simulation.faults import Gate
+from strandline.tools.crash.simulation.media import CrashPolicy
+from strandline.tools.crash.simulation.rig import Rig
 from strandline.wal.identity import read_identity
 from tests.support.calls import Call
-from tests.support.faults import Gate
 from tests.support.history import History
-from tests.support.media import CrashPolicy
-from tests.support.rig import Rig
 
 BLOCK = 2048
 """LSNs that one raising of the ceiling covers here, so that a test gets to the next one."""

@@ -27,10 +27,10 @@ from strandline import (
 from strandline.engine.checkpoint_transaction import CheckpointTransaction, CommitOutcomeUnknown
 from strandline.engine.stats import HealthState
 from strandline.engine.store import Store
+from strandline.tools.crash.simulation.faults import Fault, Gate, fail
+from strandline.tools.crash.simulation.rig import Rig
 from tests.support.calls import Call
-from tests.support.faults import Fault, Gate, fail
 from tests.support.history import History
-from tests.support.rig import Rig
 
 ASYNC, BUFFERED, SYNC = Durability.ASYNC, Durability.BUFFERED, Durability.SYNC
 

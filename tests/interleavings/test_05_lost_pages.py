@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from strandline import Durability, StrandlineError, WriteOutcomeUnknownError
-from tests.support.faults import Fault, fail
+from strandline.tools.crash.simulation.faults import Fault, fail
+from strandline.tools.crash.simulation.media import CrashPolicy
+from strandline.tools.crash.simulation.rig import Rig
 from tests.support.history import History
-from tests.support.media import CrashPolicy
-from tests.support.rig import Rig
 
 POLICIES: list[CrashPolicy] = ["none", "all", random.Random(1), random.Random(2)]
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from strandline import Durability
-from tests.support.rig import Rig
+from strandline.tools.crash.simulation.rig import Rig
 
 
 def test_a_watermark_below_a_jump_is_explained_after_a_power_cut(tmp_path: Path) -> None:

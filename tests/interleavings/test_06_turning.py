@@ -19,11 +19,11 @@ import pytest
 
 from strandline import Durability
 from strandline.errors import DiskFullError
+from strandline.tools.crash.simulation.faults import fail
+from strandline.tools.crash.simulation.rig import Rig
 from strandline.wal.format import segment_id_of
 from strandline.wal.segments import SPARE_NAME
-from tests.support.faults import fail
 from tests.support.history import Changes, History, contents
-from tests.support.rig import Rig
 
 ASYNC, BUFFERED, SYNC = Durability.ASYNC, Durability.BUFFERED, Durability.SYNC
 

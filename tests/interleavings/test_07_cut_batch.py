@@ -21,10 +21,10 @@ import pytest
 from strandline import Durability
 from strandline.engine.index import Index
 from strandline.engine.store import Store
+from strandline.tools.crash.simulation.faults import Gate
+from strandline.tools.crash.simulation.rig import Rig
 from tests.support.calls import Call
-from tests.support.faults import Gate
 from tests.support.history import History, contents
-from tests.support.rig import Rig
 
 ASYNC, BUFFERED, SYNC = Durability.ASYNC, Durability.BUFFERED, Durability.SYNC
 LEVELS = [SYNC, BUFFERED, ASYNC]

@@ -20,9 +20,9 @@ from strandline import DiskFullError, Durability, Snapshot, Store
 from strandline.engine.backing import Backing, CheckpointTransaction
 from strandline.engine.checkpointer import Checkpointer
 from strandline.engine.read_view import ReadView
+from strandline.tools.crash.simulation.rig import Rig
 from strandline.wal.log import Log
 from tests.support.history import contents
-from tests.support.rig import Rig
 
 ASYNC = Durability.ASYNC
 KEYS = [b"base", b"gone", b"k", b"new"]

@@ -16,10 +16,10 @@ import pytest
 from strandline import Durability, StoreClosedError
 from strandline.engine import process_guard
 from strandline.recovery.tail import ended_cleanly
+from strandline.tools.crash.simulation.faults import Fault
+from strandline.tools.crash.simulation.rig import Rig
 from tests.support.calls import Call
-from tests.support.faults import Fault
 from tests.support.history import contents
-from tests.support.rig import Rig
 from tests.support.strikes import strike
 
 ASYNC, BUFFERED = Durability.ASYNC, Durability.BUFFERED

@@ -14,7 +14,7 @@ import pytest
 
 from strandline import Durability, InvalidRequestError
 from strandline.engine.store import Store
-from tests.support.rig import Rig
+from strandline.tools.crash.simulation.rig import Rig
 from tests.support.sweep import ASYNC, LEVELS, NEVER, SYNC, Attempt, Values, sweep
 
 

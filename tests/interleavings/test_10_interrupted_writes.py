@@ -16,8 +16,8 @@ import pytest
 from strandline import ABSENT, DiskFullError, Durability
 from strandline.engine.operations import decode_items
 from strandline.recovery.survey import survey
-from tests.support.faults import fail
-from tests.support.rig import Rig
+from strandline.tools.crash.simulation.faults import fail
+from strandline.tools.crash.simulation.rig import Rig
 from tests.support.sweep import ASYNC, BUFFERED, LEVELS, SYNC, Attempt, Values, sweep
 
 

@@ -21,8 +21,8 @@ import pytest
 
 from strandline import InvalidRequestError, StoreClosedError
 from strandline.engine.store import Store
+from strandline.tools.crash.simulation.rig import Rig
 from tests.support.history import contents
-from tests.support.rig import Rig
 from tests.support.strikes import strike
 from tests.support.sweep import (
     ASYNC,

@@ -23,9 +23,9 @@ from strandline import (
     WriteOutcomeUnknownError,
 )
 from strandline.engine.backing import Backing
-from tests.support.faults import Fault, FaultHook, Operation, fail
+from strandline.tools.crash.simulation.faults import Fault, FaultHook, Operation, fail
+from strandline.tools.crash.simulation.rig import Rig
 from tests.support.history import contents
-from tests.support.rig import Rig
 
 ASYNC, BUFFERED, SYNC = Durability.ASYNC, Durability.BUFFERED, Durability.SYNC
 OUT_OF_ROOM = [errno.ENOSPC, errno.EDQUOT]

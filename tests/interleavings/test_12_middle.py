@@ -17,6 +17,8 @@ import pytest
 from strandline import Durability
 from strandline.errors import LogCorruptionError
 from strandline.options import RecoveryMode
+from strandline.tools.crash.simulation.media import SECTOR, CrashPolicy
+from strandline.tools.crash.simulation.rig import HandRuntime, Rig
 from strandline.wal.format import (
     FRAME_HEADER_BYTES,
     SEGMENT_HEADER_BYTES,
@@ -26,8 +28,6 @@ from strandline.wal.format import (
     decode_segment_header,
 )
 from tests.support.history import History, contents
-from tests.support.media import SECTOR, CrashPolicy
-from tests.support.rig import HandRuntime, Rig
 
 ASYNC, BUFFERED, SYNC = Durability.ASYNC, Durability.BUFFERED, Durability.SYNC
 

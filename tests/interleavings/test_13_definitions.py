@@ -26,10 +26,10 @@ from strandline.errors import (
     LogCorruptionError,
     WriteOutcomeUnknownError,
 )
+from strandline.tools.crash.simulation.faults import Gate, fail
+from strandline.tools.crash.simulation.rig import Rig
 from tests.support.calls import Call
-from tests.support.faults import Gate, fail
 from tests.support.history import contents
-from tests.support.rig import Rig
 
 ASYNC = Durability.ASYNC
 KEYS = [b"k%d" % number for number in range(3)]

@@ -15,8 +15,8 @@ import pytest
 
 from strandline import Durability
 from strandline.engine.store import Store
+from strandline.tools.crash.simulation.rig import Rig
 from tests.support.history import History, contents
-from tests.support.rig import Rig
 
 ASYNC, BUFFERED, SYNC = Durability.ASYNC, Durability.BUFFERED, Durability.SYNC
 KEYS = [b"k%d" % number for number in range(3)]

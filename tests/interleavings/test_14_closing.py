@@ -25,10 +25,10 @@ from strandline.engine.flush_strategy import FlushStats
 from strandline.engine.store import Store
 from strandline.errors import DiskFullError, StoreClosedError
 from strandline.native import native
+from strandline.tools.crash.simulation.faults import Fault, Gate, fail
+from strandline.tools.crash.simulation.rig import CHANGES, SMALL, HandRuntime, NeverFlush, Rig
 from tests.support.calls import Call
-from tests.support.faults import Fault, Gate, fail
 from tests.support.history import contents
-from tests.support.rig import CHANGES, SMALL, HandRuntime, NeverFlush, Rig
 
 ASYNC, BUFFERED, SYNC = Durability.ASYNC, Durability.BUFFERED, Durability.SYNC
 LEVELS = [SYNC, BUFFERED, ASYNC]

@@ -22,10 +22,10 @@ import strandline
 from strandline import Durability
 from strandline.engine.store import Store
 from strandline.errors import StoreClosedError, StoreLockedError
+from strandline.tools.crash.simulation.faults import Gate
+from strandline.tools.crash.simulation.rig import SMALL, Rig
 from strandline.wal.segments import SPARE_NAME
 from tests.support.calls import Call
-from tests.support.faults import Gate
-from tests.support.rig import SMALL, Rig
 
 ASYNC, BUFFERED, SYNC = Durability.ASYNC, Durability.BUFFERED, Durability.SYNC
 LEVELS = [SYNC, BUFFERED, ASYNC]

@@ -13,11 +13,11 @@ from unittest import mock
 import strandline
 from strandline import Durability, Store
 from strandline.native import native
+from strandline.tools.crash.simulation.faults import Fault, FaultHook
+from strandline.tools.crash.simulation.rig import HandRuntime, Rig
 from strandline.wal.group import Group
 from strandline.wal.log_queues import LogQueues
 from tests.support.calls import Call
-from tests.support.faults import Fault, FaultHook
-from tests.support.rig import HandRuntime, Rig
 
 ASYNC, BUFFERED, SYNC = Durability.ASYNC, Durability.BUFFERED, Durability.SYNC
 

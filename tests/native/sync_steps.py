@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from strandline import Durability
-from tests.support.rig import Rig
+from strandline.tools.crash.simulation.rig import Rig
 
 KEY, VALUE = b"x" * 30, b"y" * 40
 DELETED = KEY + VALUE

@@ -17,6 +17,7 @@ import pytest
 from strandline import Durability, InvalidRequestError
 from strandline.engine import short_way
 from strandline.native import native
+from strandline.tools.crash.simulation.rig import Rig
 from strandline.wal.log_queues import NEVER
 from tests.native.short_way import (
     ASYNC,
@@ -30,7 +31,6 @@ from tests.native.short_way import (
     short,
 )
 from tests.support.history import contents
-from tests.support.rig import Rig
 
 pytestmark = pytest.mark.skipif(native is None, reason="the functions in C were not built")
 

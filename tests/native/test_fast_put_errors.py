@@ -13,6 +13,8 @@ import pytest
 import strandline
 from strandline import DiskFullError, StoreFailedError, WriteOutcomeUnknownError
 from strandline.native import native
+from strandline.tools.crash.simulation.faults import Fault
+from strandline.tools.crash.simulation.rig import Rig
 from tests.native.short_way import (
     ASYNC,
     BUFFERED,
@@ -25,9 +27,7 @@ from tests.native.short_way import (
     short,
 )
 from tests.support.calls import Call
-from tests.support.faults import Fault
 from tests.support.history import contents
-from tests.support.rig import Rig
 
 pytestmark = pytest.mark.skipif(native is None, reason="the functions in C were not built")
 

@@ -18,9 +18,9 @@ import pytest
 from strandline import Durability, StrandlineError
 from strandline.engine.store import Store
 from strandline.native import native
+from strandline.tools.crash.simulation.rig import Rig
 from tests.native.short_way import LOCKS, locks_of, log_files, operations
 from tests.support.history import contents
-from tests.support.rig import Rig
 
 pytestmark = pytest.mark.skipif(native is None, reason="the functions in C were not built")
 

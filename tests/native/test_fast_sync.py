@@ -19,6 +19,7 @@ import pytest
 from strandline import Durability
 from strandline.engine import short_way
 from strandline.native import native
+from strandline.tools.crash.simulation.rig import Rig
 from strandline.wal import format as fmt
 from strandline.wal.log_queues import NEVER
 from tests.native.short_way import (
@@ -53,7 +54,6 @@ from tests.native.sync_steps import (
     writing,
 )
 from tests.support.history import contents
-from tests.support.rig import Rig
 
 pytestmark = pytest.mark.skipif(native is None, reason="the functions in C were not built")
 

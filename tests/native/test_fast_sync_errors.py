@@ -18,6 +18,8 @@ from strandline import (
     WriteOutcomeUnknownError,
 )
 from strandline.native import native
+from strandline.tools.crash.simulation.faults import Fault, Gate
+from strandline.tools.crash.simulation.rig import Rig
 from strandline.wal.log_tail import LogTail
 from tests.native.short_way import (
     ASYNC,
@@ -35,9 +37,7 @@ from tests.native.short_way import (
     two_rigs,
 )
 from tests.support.calls import Call
-from tests.support.faults import Fault, Gate
 from tests.support.history import contents
-from tests.support.rig import Rig
 
 pytestmark = pytest.mark.skipif(native is None, reason="the functions in C were not built")
 

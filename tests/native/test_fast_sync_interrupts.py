@@ -11,6 +11,7 @@ import pytest
 
 from strandline import Durability, InvalidRequestError
 from strandline.native import native
+from strandline.tools.crash.simulation.rig import HandRuntime, Rig
 from strandline.wal.group import Group
 from tests.native.short_way import (
     ASYNC,
@@ -28,7 +29,6 @@ from tests.native.short_way import (
 )
 from tests.support.calls import Call
 from tests.support.history import contents
-from tests.support.rig import HandRuntime, Rig
 
 pytestmark = pytest.mark.skipif(native is None, reason="the functions in C were not built")
 

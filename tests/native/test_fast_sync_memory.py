@@ -15,9 +15,9 @@ import pytest
 
 from strandline import Durability, StoreFailedError, WriteOutcomeUnknownError
 from strandline.native import native
+from strandline.tools.crash.simulation.rig import Rig
 from tests.native.short_way import SYNC, assert_free, calmed, facts, locks_of
 from tests.support import children
-from tests.support.rig import Rig
 
 capi: Any = pytest.importorskip("_testcapi")
 if not hasattr(capi, "set_nomemory"):

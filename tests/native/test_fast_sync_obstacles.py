@@ -11,6 +11,7 @@ import pytest
 from strandline import InvalidRequestError
 from strandline.engine import short_way
 from strandline.native import native
+from strandline.tools.crash.simulation.rig import HandRuntime, Rig
 from strandline.wal.group import Group
 from tests.native.short_way import (
     ASYNC,
@@ -34,7 +35,6 @@ from tests.native.sync_steps import (
     several,
     writing,
 )
-from tests.support.rig import HandRuntime, Rig
 
 pytestmark = pytest.mark.skipif(native is None, reason="the functions in C were not built")
 

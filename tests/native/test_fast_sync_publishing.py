@@ -17,6 +17,8 @@ from strandline import Durability, Store
 from strandline.engine import short_way
 from strandline.engine.table_state import Queued
 from strandline.native import native
+from strandline.tools.crash.simulation.faults import Gate
+from strandline.tools.crash.simulation.rig import Rig
 from tests.native.short_way import (
     ASYNC,
     BUFFERED,
@@ -29,8 +31,6 @@ from tests.native.short_way import (
     short,
 )
 from tests.support.calls import Call
-from tests.support.faults import Gate
-from tests.support.rig import Rig
 
 pytestmark = pytest.mark.skipif(native is None, reason="the functions in C were not built")
 

@@ -18,6 +18,8 @@ import pytest
 from strandline import DiskFullError, Store
 from strandline.engine import short_way
 from strandline.native import native
+from strandline.tools.crash.simulation.faults import Gate
+from strandline.tools.crash.simulation.rig import HandRuntime, Rig
 from strandline.wal.group import Group
 from tests.native.short_way import (
     ASYNC,
@@ -33,8 +35,6 @@ from tests.native.short_way import (
     short,
 )
 from tests.support.calls import Call
-from tests.support.faults import Gate
-from tests.support.rig import HandRuntime, Rig
 
 pytestmark = pytest.mark.skipif(native is None, reason="the functions in C were not built")
 

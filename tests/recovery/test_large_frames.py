@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from strandline import Durability
-from tests.support.rig import Rig
+from strandline.tools.crash.simulation.rig import Rig
 
 LARGE = 1_500_000
 

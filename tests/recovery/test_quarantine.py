@@ -9,10 +9,10 @@ import pytest
 from strandline.errors import DiskFullError, InvalidRequestError
 from strandline.recovery.aside import Aside
 from strandline.recovery.quarantine import Quarantine
+from strandline.tools.crash.simulation.disk import SimulatedDisk
+from strandline.tools.crash.simulation.faults import FaultHook, fail
 from strandline.wal.runtime import SystemRuntime
-from tests.support.faults import FaultHook, fail
 from tests.support.logs import DATA, LOG, QUARANTINE, LogBuilder, LogDisk, quarantined
-from tests.support.simulated_disk import SimulatedDisk
 
 NOW = 1_709_201_700_250_000_000
 """2024-02-29 10:15:00.25 UTC, in nanoseconds."""

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import strandline
 from strandline import Durability
+from strandline.tools.crash.simulation.rig import Rig
 from tests.recovery.check_stores import copy_open
-from tests.support.rig import Rig
 
 
 def test_openings_without_a_write_leave_no_segments_behind(tmp_path: Path) -> None:

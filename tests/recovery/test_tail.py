@@ -7,10 +7,10 @@ import pytest
 from strandline.errors import DiskFullError, InvalidRequestError, LogCorruptionError
 from strandline.options import RecoveryMode
 from strandline.recovery.tail import settle, sweep_damaged
+from strandline.tools.crash.simulation.faults import fail
 from strandline.wal.damage import DamageKind
 from strandline.wal.format import SEGMENT_HEADER_BYTES
 from strandline.wal.runtime import SystemRuntime
-from tests.support.faults import fail
 from tests.support.logs import (
     LOG,
     QUARANTINE,

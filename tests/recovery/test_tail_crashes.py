@@ -9,11 +9,12 @@ import pytest
 
 from strandline.options import RecoveryMode
 from strandline.recovery.tail import Settlement, ended_cleanly
+from strandline.tools.crash.simulation.disk import SimulatedDisk
+from strandline.tools.crash.simulation.faults import fail
 from strandline.wal.format import SEGMENT_HEADER_BYTES
 from strandline.wal.log import Log, LogSettings
 from strandline.wal.runtime import SystemRuntime
 from strandline.wal.segments import Segments
-from tests.support.faults import fail
 from tests.support.logs import (
     DATA,
     LOG,
@@ -28,7 +29,6 @@ from tests.support.logs import (
     sample,
     torn,
 )
-from tests.support.simulated_disk import SimulatedDisk
 
 
 class Cut(BaseException):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from strandline.tools.crash.simulation.faults import FaultPoint
 from strandline.wal.disk import Disk, DiskFile, Kind, OpenMode
 from strandline.wal.real_disk import RealDisk
-from tests.support.faults import FaultPoint
 
 
 class FaultFile:

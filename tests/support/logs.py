@@ -25,6 +25,7 @@ from strandline.errors import CorruptionError
 from strandline.options import RecoveryMode
 from strandline.recovery.survey import Survey, survey
 from strandline.recovery.tail import Settlement, settle
+from strandline.tools.crash.simulation.disk import SimulatedDisk
 from strandline.wal.damage import DamageKind
 from strandline.wal.format import (
     FLAG_CLEAN,
@@ -41,7 +42,6 @@ from strandline.wal.format import (
     segment_name,
 )
 from strandline.wal.runtime import SystemRuntime
-from tests.support.simulated_disk import SimulatedDisk
 
 UUID = bytes(range(16))
 DATA = "/data"

@@ -20,9 +20,9 @@ from unittest import mock
 from strandline import Durability
 from strandline.engine.store import Store
 from strandline.options import RecoveryMode
+from strandline.tools.crash.simulation.rig import Rig
 from tests.support.calls import Call
 from tests.support.history import contents
-from tests.support.rig import Rig
 from tests.support.strikes import strike
 
 ASYNC, BUFFERED, SYNC = Durability.ASYNC, Durability.BUFFERED, Durability.SYNC

@@ -12,12 +12,12 @@ import pytest
 
 from strandline.errors import ForeignStoreError
 from strandline.tools.cli.failure import CommandError
+from strandline.tools.crash.simulation.disk import SimulatedFile
 from strandline.tools.inspect.following.tailing import Tail
 from strandline.tools.inspect.target import Target
 from strandline.wal.disk import OpenMode
 from strandline.wal.format import LSN_LIMIT, TYPE_DATA
 from tests.support.logs import LOG, UUID, LogBuilder, LogDisk, look, mend
-from tests.support.simulated_disk import SimulatedFile
 
 ANY = 20
 """Looks after which a log that stands still was searched more than once."""

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from strandline import Durability, HealthState
-from tests.support.faults import fail
-from tests.support.rig import Rig
+from strandline.tools.crash.simulation.faults import fail
+from strandline.tools.crash.simulation.rig import Rig
 
 
 @pytest.mark.parametrize("level", [Durability.BUFFERED, Durability.SYNC])

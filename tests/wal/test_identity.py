@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from strandline.errors import ForeignStoreError, StoreCorruptionError
+from strandline.tools.crash.simulation.disk import SimulatedDisk
+from strandline.tools.crash.simulation.faults import fail
 from strandline.wal.checksum import portable_crc32c
 from strandline.wal.identity import (
     IDENTITY_BYTES,
@@ -22,8 +24,6 @@ from strandline.wal.identity import (
 )
 from strandline.wal.real_disk import RealDisk
 from tests.support.fault_disk import FaultDisk
-from tests.support.faults import fail
-from tests.support.simulated_disk import SimulatedDisk
 
 OLD = Identity(bytes(range(16)), 7, 1 << 28)
 NEW = Identity(bytes(range(16)), 8, 1 << 29)

@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 
 from strandline.errors import ForeignStoreError, StoreLockedError
+from strandline.tools.crash.simulation.disk import SimulatedDisk
+from strandline.tools.crash.simulation.faults import fail
 from strandline.wal import lockfile
 from strandline.wal.lockfile import LOCK_BYTES, WriterLock
 from strandline.wal.real_disk import RealDisk
 from strandline.wal.runtime import SystemRuntime
 from tests.support.fault_disk import FaultDisk
-from tests.support.faults import fail
-from tests.support.simulated_disk import SimulatedDisk
 
 ROOT = Path(__file__).parents[2]
 has_proc = pytest.mark.skipif(

@@ -6,6 +6,7 @@ import struct
 
 import pytest
 
+from strandline.tools.crash.simulation.faults import fail
 from strandline.wal.checksum import crc32c
 from strandline.wal.damage import Damage, DamageKind
 from strandline.wal.format import (
@@ -24,7 +25,6 @@ from strandline.wal.reader import (
     read_segment_header,
     stamp_of,
 )
-from tests.support.faults import fail
 from tests.support.logs import BuiltSegment, LogBuilder, LogDisk
 
 

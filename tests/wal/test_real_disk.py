@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from strandline.tools.crash.simulation.faults import Operation, fail
 from strandline.wal import real_disk
 from strandline.wal.disk import Disk, DiskFile
 from strandline.wal.real_disk import RealDisk, RealFile
 from tests.support.fault_disk import FaultDisk
-from tests.support.faults import Operation, fail
 
 
 @pytest.fixture

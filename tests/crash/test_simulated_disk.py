@@ -9,9 +9,9 @@ import threading
 
 import pytest
 
+from strandline.tools.crash.simulation.disk import SimulatedDisk, SimulatedFile
+from strandline.tools.crash.simulation.faults import Gate, fail
 from strandline.wal.disk import Disk
-from tests.support.faults import Gate, fail
-from tests.support.simulated_disk import SimulatedDisk, SimulatedFile
 
 SEEDS = range(60)
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from strandline.tools.crash.simulation.disk import UNLIMITED, SimulatedDisk
+from strandline.tools.crash.simulation.faults import Gate, Operation, fail
 from strandline.wal.disk import Disk, DiskFile
 from strandline.wal.real_disk import RealDisk
-from tests.support.faults import Gate, Operation, fail
-from tests.support.simulated_disk import UNLIMITED, SimulatedDisk
-from tests.support.test_simulated_disk import content, durable_file
+from tests.crash.test_simulated_disk import content, durable_file
 
 
 @pytest.fixture

@@ -38,9 +38,8 @@ import threading
 from collections.abc import Iterator
 from typing import Final
 
-from strandline.wal.disk import Kind, OpenMode
-from tests.support.faults import FaultPoint
-from tests.support.media import (
+from strandline.tools.crash.simulation.faults import FaultPoint
+from strandline.tools.crash.simulation.media import (
     BLOCK,
     SECTOR,
     CrashPolicy,
@@ -58,6 +57,7 @@ from tests.support.media import (
     split,
     surviving_tree,
 )
+from strandline.wal.disk import Kind, OpenMode
 
 UNLIMITED: Final = 1 << 50
 """What `free_bytes` says of a disk without a capacity."""

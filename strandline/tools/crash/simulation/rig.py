@@ -36,9 +36,9 @@ import xxhash
 import strandline
 from strandline.engine.flush_strategy import FlushStats
 from strandline.engine.store import Store
+from strandline.tools.crash.simulation.disk import SimulatedDisk
+from strandline.tools.crash.simulation.media import CrashPolicy, Directory
 from strandline.wal.runtime import Lock, OwnedLock, Runtime, SystemRuntime, Worker
-from tests.support.media import CrashPolicy, Directory
-from tests.support.simulated_disk import SimulatedDisk
 
 SMALL: Final[dict[str, Any]] = {
     "segment_bytes": 64 << 10,
