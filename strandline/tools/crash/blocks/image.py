@@ -32,7 +32,7 @@ class BusyFilesystemError(Exception):
 
 def blank_image(directory: Path, size: int) -> int:
     """Return the descriptor of a new image that reads as zeros."""
-    with tempfile.TemporaryFile(prefix="strandline-blocks-", dir=directory, buffering=0) as file:
+    with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
         image = os.dup(file.fileno())
     os.ftruncate(image, size)
     return image

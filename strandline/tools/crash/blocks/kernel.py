@@ -110,7 +110,9 @@ def forget_btrfs(device: str) -> None:
     """Have btrfs forget an unmounted device: an older image of it would else be refused."""
     control = os.open(_BTRFS_CONTROL, os.O_RDWR | os.O_CLOEXEC)
     try:
-        fcntl.ioctl(control, _BTRFS_IOC_FORGET_DEV, _BTRFS_NAME.pack(0, device.encode()))
+        # An ioctl of Python copies arguments of up to 1024 bytes, unless they are mutable.
+        name = bytearray(_BTRFS_NAME.pack(0, device.encode()))
+        fcntl.ioctl(control, _BTRFS_IOC_FORGET_DEV, name)
     except FileNotFoundError:
         pass  # It has forgotten by itself.
     finally:

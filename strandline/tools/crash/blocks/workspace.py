@@ -8,13 +8,15 @@ namespace of the worker's own and go with its last process; loop devices go with
 mounts; images have no names. `sweep` removes the directories of those who were killed.
 
 Refuses to share a namespace with the process that forked this one: what it mounts would
-else stay when it is killed.
+else stay when it is killed. A namespace begins with copies of what is mounted by then, so
+fork workers before any of them mounts.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +26,18 @@ from typing import Final, Self
 from strandline.tools.crash.blocks import kernel
 
 PREFIX: Final = "strandline-blocks-"
+
+
+_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - what is made there has no name
+_ROOM: Final = 512 << 20
+"""A worker's images take up to a third of this."""
+
+
+def roomy_directory() -> Path:
+    """Return where images are best made: in memory, if there is enough of it."""
+    if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free >= _ROOM:
+        return _MEMORY
+    return Path(tempfile.gettempdir())
 
 
 class _Namespace:
