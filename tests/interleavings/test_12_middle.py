@@ -18,7 +18,8 @@ from strandline import Durability
 from strandline.errors import LogCorruptionError
 from strandline.options import RecoveryMode
 from strandline.tools.crash.simulation.media import SECTOR, CrashPolicy
-from strandline.tools.crash.simulation.rig import HandRuntime, Rig
+from strandline.tools.crash.simulation.rig import Rig
+from strandline.tools.crash.simulation.runtime import HandRuntime
 from strandline.wal.format import (
     FRAME_HEADER_BYTES,
     SEGMENT_HEADER_BYTES,

@@ -25,8 +25,10 @@ from strandline.engine.flush_strategy import FlushStats
 from strandline.engine.store import Store
 from strandline.errors import DiskFullError, StoreClosedError
 from strandline.native import native
+from strandline.tools.crash.script.settings import NeverFlush
 from strandline.tools.crash.simulation.faults import Fault, Gate, fail
-from strandline.tools.crash.simulation.rig import CHANGES, SMALL, HandRuntime, NeverFlush, Rig
+from strandline.tools.crash.simulation.rig import CHANGES, SMALL, Rig
+from strandline.tools.crash.simulation.runtime import HandRuntime
 from tests.support.calls import Call
 from tests.support.history import contents
 

@@ -14,7 +14,8 @@ import strandline
 from strandline import Durability, Store
 from strandline.native import native
 from strandline.tools.crash.simulation.faults import Fault, FaultHook
-from strandline.tools.crash.simulation.rig import HandRuntime, Rig
+from strandline.tools.crash.simulation.rig import Rig
+from strandline.tools.crash.simulation.runtime import HandRuntime
 from strandline.wal.group import Group
 from strandline.wal.log_queues import LogQueues
 from tests.support.calls import Call

@@ -11,7 +11,8 @@ import pytest
 from strandline import InvalidRequestError
 from strandline.engine import short_way
 from strandline.native import native
-from strandline.tools.crash.simulation.rig import HandRuntime, Rig
+from strandline.tools.crash.simulation.rig import Rig
+from strandline.tools.crash.simulation.runtime import HandRuntime
 from strandline.wal.group import Group
 from tests.native.short_way import (
     ASYNC,

@@ -19,7 +19,8 @@ from strandline import DiskFullError, Store
 from strandline.engine import short_way
 from strandline.native import native
 from strandline.tools.crash.simulation.faults import Gate
-from strandline.tools.crash.simulation.rig import HandRuntime, Rig
+from strandline.tools.crash.simulation.rig import Rig
+from strandline.tools.crash.simulation.runtime import HandRuntime
 from strandline.wal.group import Group
 from tests.native.short_way import (
     ASYNC,

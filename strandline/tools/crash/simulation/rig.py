@@ -22,9 +22,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import random
 import struct
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -34,11 +32,12 @@ from unittest import mock
 import xxhash
 
 import strandline
-from strandline.engine.flush_strategy import FlushStats
 from strandline.engine.store import Store
+from strandline.tools.crash.script.settings import NeverFlush
 from strandline.tools.crash.simulation.disk import SimulatedDisk
 from strandline.tools.crash.simulation.media import CrashPolicy, Directory
-from strandline.wal.runtime import Lock, OwnedLock, Runtime, SystemRuntime, Worker
+from strandline.tools.crash.simulation.runtime import HandRuntime
+from strandline.wal.runtime import Runtime, SystemRuntime
 
 SMALL: Final[dict[str, Any]] = {
     "segment_bytes": 64 << 10,
@@ -69,59 +68,6 @@ _TXNID_AT: Final = 144
 _PAGE: Final = 4096
 
 
-class NeverFlush:
-    """A flush strategy that leaves the when to the test."""
-
-    def should_flush(self, stats: FlushStats) -> bool:
-        return False
-
-    def on_flush_complete(self, stats: FlushStats) -> None:
-        """Nothing changes."""
-
-
-class HandRuntime:
-    """A runtime without threads of its own, with a clock and a random source from a seed."""
-
-    def __init__(self, seed: int = 0) -> None:
-        self.now = 1000.0
-        """What the clock says, in seconds; move it by hand."""
-        self._random = random.Random(seed)
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def time_ns(self) -> int:
-        return int((1_700_000_000 + self.now) * 1e9)
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-    def random_bytes(self, length: int) -> bytes:
-        return self._random.randbytes(length)
-
-    def random(self) -> float:
-        return self._random.random()
-
-    def lock(self) -> Lock:
-        return threading.Lock()
-
-    def owned_lock(self) -> OwnedLock:
-        return threading.RLock()  # type: ignore[return-value]  # as in the real runtime
-
-    def spawn(self, name: str, target: Callable[..., None], *args: Any) -> Worker:
-        return _NoThread()
-
-
-class _NoThread:
-    """Stands for a thread that has ended."""
-
-    def join(self, timeout: float | None = None) -> None:
-        """Return at once."""
-
-    def is_alive(self) -> bool:
-        return False
-
-
 class Rig:
     """One store's directory, at one moment and from then on. Use it in a `with` block.
 
@@ -129,7 +75,12 @@ class Rig:
     """
 
     def __init__(
-        self, base: Path, *, threads: bool = False, probe: bool = False, **options: Any
+        self,
+        base: Path,
+        *,
+        threads: bool = False,
+        probe: bool = False,
+        **options: Any,
     ) -> None:
         self._base = base
         self._threads = threads
@@ -172,9 +123,11 @@ class Rig:
         assert isinstance(self._runtime, HandRuntime)
         return self._runtime
 
-    def open(self, **options: Any) -> Store:
+    def open(self, *, runtime: Runtime | None = None, **options: Any) -> Store:
         """Open the store; once more too, when it was closed."""
-        self._runtime = SystemRuntime() if self._threads else HandRuntime(self._number)
+        if runtime is None:
+            runtime = SystemRuntime() if self._threads else HandRuntime(self._number)
+        self._runtime = runtime
         self._show_lmdb()
         settings = {**self._options, "disk": self.disk, "runtime": self._runtime, **options}
         unlooked = mock.patch("strandline.engine.probe.probe", new=_trusting)

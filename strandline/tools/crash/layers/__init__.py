@@ -1,0 +1,1 @@
+"""One module a layer; what each of them is, is in `strandline.tools.crash.layer`."""

@@ -1,0 +1,62 @@
+"""What a recovered store must still be good for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from strandline import Durability, Store
+from strandline.errors import StrandlineError
+from strandline.recovery.report import RecoveryReport
+from strandline.tools.crash.layer import ViolationError
+from strandline.tools.crash.oracle.crash import Crash, CrashKind
+from strandline.tools.crash.oracle.reading import difference, read_whole
+
+_KEY = b"after the crash"
+
+
+def check_report(report: RecoveryReport, crash: Crash) -> None:
+    """A crash alone leaves no gap, and nothing to give up; that of a process no damage either.
+
+    After a power cut frames can be missing between others where nothing is lost by it: a
+    sync mark, or what LMDB has already. That is passed over and said.
+
+    Raises:
+        ViolationError: the recovery found more than that.
+    """
+    damages = report.damages if crash.kind is CrashKind.PROCESS else ()
+    if damages or report.gaps or report.given_up:
+        raise ViolationError(7, f"a crash is told as damage: {report.summary()}")
+
+
+def check_lsns(db: Store, issued: int) -> None:
+    """Every LSN that comes now is above all that were issued before the crash."""
+    following = db.engine.log.next_lsn()
+    if following <= issued:
+        raise ViolationError(12, f"LSN {following} would be issued again, up to {issued} were")
+
+
+def check_writable(db: Store, issued: int) -> None:
+    """A recovered store takes a SYNC write, and gives it an LSN of its own."""
+    try:
+        lsn = db.put(_KEY, b"taken", durability=Durability.SYNC)
+        found = db.get(_KEY)
+        db.delete(_KEY, durability=Durability.SYNC)
+    except (StrandlineError, OSError) as error:
+        raise ViolationError(
+            12, f"the recovered store takes no write: {type(error).__name__}: {error}"
+        ) from error
+    if lsn is None or lsn <= issued:
+        raise ViolationError(12, f"LSN {lsn} was issued again, up to {issued} were before")
+    if found != b"taken":
+        raise ViolationError(12, f"the recovered store read {found!r} where b'taken' was put")
+
+
+def check_again(db: Store, reopen: Callable[[], Store]) -> Store:
+    """A store that was recovered recovers to the same state; return it, open again."""
+    before = read_whole(db)
+    again = reopen()
+    after = read_whole(again)
+    if after != before:
+        raise ViolationError(5, f"a second recovery differs: {difference(before, after)}")
+    check_report(again.recovery_report, Crash(CrashKind.PROCESS))
+    return again

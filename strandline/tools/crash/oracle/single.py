@@ -1,0 +1,195 @@
+"""A writer that was alone: after a crash the store is a prefix of its script.
+
+The prefix holds every step that was acknowledged at a level that the crash respects, and
+with it all steps before that one. A step that was under way is there whole or not at all.
+A step that makes tables does so in commits of its own, so a prefix can end between them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from strandline import Store
+from strandline.tools.crash.layer import ViolationError
+from strandline.tools.crash.oracle.crash import Crash
+from strandline.tools.crash.oracle.reading import difference, read_whole
+from strandline.tools.crash.script.model import UNLOGGED, Content, Model
+from strandline.tools.crash.script.running import Script
+from strandline.tools.crash.script.steps import Flush, PutUnlogged, Reopen, Step
+from strandline.tools.crash.script.told import DONE, OPENED, REFUSED, Account, Told
+
+
+@dataclass(frozen=True)
+class _Prefix:
+    """The store after some commit."""
+
+    model: Model
+    after: str
+
+
+@dataclass
+class _Prefixes:
+    """The states that a store can be in, oldest first."""
+
+    model: Model
+    all: list[_Prefix] = field(default_factory=list)
+    least: int = 0
+    """The first of them that loses nothing that it must hold."""
+    least_because: str = "nothing has to be there"
+    acknowledged: int = 0
+    unlogged: list[Content] = field(default_factory=list)
+    issued: int = 0
+    """The highest LSN that was issued for certain."""
+
+    def __post_init__(self) -> None:
+        self._add("the state before")
+        self.unlogged = [self.model.unlogged]
+        self.issued = self.model.lsn
+
+    def open(self, lsn: int, unlogged: Content) -> None:
+        """Go on from the LSN that an opening says, and from what it found outside the log."""
+        if lsn < self.issued:
+            raise ViolationError(
+                12, f"LSN {lsn + 1} would be issued again, up to {self.issued} were"
+            )
+        self.model.lsn = self.issued = lsn
+        if unlogged not in self.unlogged:
+            raise ViolationError(3, _never_so(unlogged))
+        self.model.unlogged = unlogged
+        self.unlogged.append(unlogged)
+
+    def take(self, number: int, step: Step, told: Told | None, crash: Crash) -> None:
+        """Apply a step; without an answer it may be there or not."""
+        before = len(self.all)
+        for name in step.tables:
+            if name not in self.model.tables:
+                self.model.ensure(name)
+                self._add(f"step {number} made table {name!r}")
+        made = len(self.all) - 1
+        lsn = self.model.lsn
+        answer = step.apply(self.model)
+        if isinstance(step, PutUnlogged):
+            self.unlogged.append(self.model.unlogged)
+        if self.model.lsn > lsn:
+            self._add(f"step {number}, {type(step).__name__}")
+        if told is None:
+            return
+        if told.answer != answer:
+            raise ViolationError(
+                2, f"step {number}, {step!r:.200}: expected answer {answer!r:.80}, found "
+                f"{told.answer!r:.80}",
+            )  # fmt: skip
+        self.issued = self.model.lsn
+        wrote = self.model.lsn > lsn
+        if (wrote or step.covers_all) and crash.respects(step, told):
+            self._require(len(self.all) - 1, number, step)
+        elif made >= before:
+            # What makes a table is durable when it returns, whatever the step's level.
+            self._require(made, number, step)
+        self.acknowledged += 1
+        if isinstance(step, Flush) or (isinstance(step, Reopen) and step.drain):
+            self.unlogged = [self.model.unlogged]
+
+    def refuse(self, number: int, step: Step, tables: list[str]) -> None:
+        """A step that is not there; of the tables that it makes, these are."""
+        for name in step.tables:
+            if name in tables and name not in self.model.tables:
+                self.model.ensure(name)
+                self._add(f"step {number} made table {name!r}")
+
+    def _require(self, index: int, number: int, step: Step) -> None:
+        if index >= self.least:
+            self.least = index
+            self.least_because = f"step {number}, {step!r:.160}, was acknowledged"
+
+    def _add(self, after: str) -> None:
+        self.all.append(_Prefix(self.model.copy(), after))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a store holds."""
+
+    model: Model
+    """The state that it was found in; a next round can go on from it."""
+    acknowledged: int
+    """How many acknowledged steps were looked for."""
+    issued: int
+    """No LSN up to here may be issued again."""
+
+
+def judge_single(db: Store, base: Model, script: Script, account: Account, crash: Crash) -> Verdict:
+    """Hold a recovered store against the script of a writer that was alone.
+
+    `base` is the store before the script began.
+
+    Raises:
+        ViolationError: a promise is broken.
+    """
+    prefixes = expect_single(base, script, account, crash)
+    found = read_whole(db)
+    unlogged = found.get(UNLOGGED, {})
+    logged = {name: content if name != UNLOGGED else {} for name, content in found.items()}
+    last_lsn = db.recovery_report.last_lsn
+    equal = [n for n, prefix in enumerate(prefixes.all) if prefix.model.tables == logged]
+    if not equal:
+        nearest = min(
+            prefixes.all[prefixes.least :], key=lambda p: _distance(p.model.tables, logged)
+        )
+        raise ViolationError(
+            2, f"the store is no prefix of its script; nearest is it to the one that ends with "
+            f"{nearest.after}: {difference(nearest.model.tables, logged)}",
+        )  # fmt: skip
+    # An unclean start skips LSNs; what was skipped counts as recovered by the next one.
+    skipped = last_lsn > max(prefix.model.lsn for prefix in prefixes.all)
+    kept = next((n for n in equal if skipped or prefixes.all[n].model.lsn == last_lsn), None)
+    newest = max(equal) if kept is None or skipped else kept
+    if newest < prefixes.least:
+        raise ViolationError(
+            1, f"{prefixes.least_because}, and the store ends with {prefixes.all[newest].after}: "
+            f"{difference(prefixes.all[prefixes.least].model.tables, logged)}",
+        )  # fmt: skip
+    if kept is None:
+        raise ViolationError(
+            2, f"the recovery says that LSN {last_lsn} is the last one; the state is that of LSN "
+            f"{[prefixes.all[n].model.lsn for n in equal]}",
+        )  # fmt: skip
+    if unlogged not in prefixes.unlogged:
+        raise ViolationError(3, _never_so(unlogged))
+    model = prefixes.all[kept].model.copy()
+    model.unlogged = unlogged
+    return Verdict(model, prefixes.acknowledged, prefixes.issued)
+
+
+def expect_single(base: Model, script: Script, account: Account, crash: Crash) -> _Prefixes:
+    """Return the states that a store can be in, given what was told."""
+    prefixes = _Prefixes(base.copy())
+    steps = iter(script.items())
+    for told in account.messages:
+        if told.kind == OPENED:
+            prefixes.open(*told.answer)
+            continue
+        number, step = next(steps)
+        if number != told.step:
+            raise AssertionError(f"step {number} was to be told, {told.step} was")
+        if told.kind == REFUSED:
+            prefixes.refuse(number, step, told.answer)
+        else:
+            prefixes.take(number, step, told if told.kind == DONE else None, crash)
+    under_way = next(steps, None)
+    if under_way is not None and account.opened:
+        prefixes.take(*under_way, None, crash)
+    return prefixes
+
+
+def _never_so(unlogged: Content) -> str:
+    return f"the unlogged table never was so since the last flush: {unlogged!r:.200}"
+
+
+def _distance(expected: dict[str, Content], found: dict[str, Content]) -> int:
+    names = expected.keys() | found.keys()
+    return sum(
+        expected.get(name, {}).get(key) != found.get(name, {}).get(key)
+        for name in names
+        for key in expected.get(name, {}).keys() | found.get(name, {}).keys()
+    )

@@ -1,0 +1,51 @@
+"""The scripts of several writers on one store: shared keys, shared counters, and reads.
+
+The verbs are those that answer an LSN, so that the order of what was acknowledged is known,
+and `incr` on a table of counters that nothing else touches, whose answers are an order.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+from strandline.tools.crash.script.single import LEVELS, value_of
+from strandline.tools.crash.script.steps import Get, Incr, Put, PutMany, Step, Sync, WriteBatch
+
+COUNTERS: Final = "counters"
+OTHER: Final = "other"
+"""The table that batches share with the default one."""
+
+_KEYS: Final = tuple(b"k%d" % number for number in range(6))
+_COUNTERS: Final = (b"c0", b"c1")
+
+
+def scripts_of_many(seed: int, writers: int, length: int) -> list[list[Step]]:
+    """Return the steps of each writer. Tables `OTHER` and `COUNTERS` are made beforehand."""
+    return [_script(random.Random(f"many/{seed}/{n}"), n, length) for n in range(writers)]
+
+
+def _script(choose: random.Random, writer: int, length: int) -> list[Step]:
+    return [_step(choose, writer, number) for number in range(length)]
+
+
+def _step(choose: random.Random, writer: int, number: int) -> Step:
+    level, key = choose.choice(LEVELS), choose.choice(_KEYS)
+    value = value_of(choose, number, writer)
+    match choose.randrange(12):
+        case 0 | 1:
+            return Incr(level, COUNTERS, choose.choice(_COUNTERS))
+        case 2:
+            return Put(level, "", key, None)
+        case 3 | 4 | 5:
+            other = choose.choice(_KEYS)
+            return WriteBatch(level, (("", key, value), (OTHER, other, value)))
+        case 6:
+            keys = choose.sample(_KEYS, 3)
+            return PutMany(level, tuple((each, value[:400]) for each in keys))
+        case 7 | 8:
+            return Get(level, key)
+        case 9 if choose.random() < 0.3:
+            return Sync(level)
+        case _:
+            return Put(level, "", key, value)

@@ -1,0 +1,66 @@
+"""`HandRuntime`: no threads; a clock that moves when somebody sleeps; randomness from a seed."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from strandline.wal.runtime import Lock, OwnedLock, SystemRuntime, Worker
+
+
+class HandRuntime:
+    """A runtime without threads of its own, with a clock and a random source from a seed."""
+
+    def __init__(self, seed: int = 0, *, native_locks: bool = False) -> None:
+        """`native_locks` takes the locks of a real process, and with them its short ways in C."""
+        self.now = 1000.0
+        """What the clock says, in seconds; move it by hand."""
+        self.while_asleep: Callable[[], object] | None = None
+        """What the threads of a real process would do while this one sleeps."""
+        self._awaited = False
+        self._native_locks = native_locks
+        self._random = random.Random(seed)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time_ns(self) -> int:
+        return int((1_700_000_000 + self.now) * 1e9)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        if self.while_asleep is not None and not self._awaited:
+            self._awaited = True
+            try:
+                self.while_asleep()
+            finally:
+                self._awaited = False
+
+    def random_bytes(self, length: int) -> bytes:
+        return self._random.randbytes(length)
+
+    def random(self) -> float:
+        return self._random.random()
+
+    def lock(self) -> Lock:
+        return threading.Lock()
+
+    def owned_lock(self) -> OwnedLock:
+        if self._native_locks:
+            return SystemRuntime().owned_lock()
+        return threading.RLock()  # type: ignore[return-value]  # as in the real runtime
+
+    def spawn(self, name: str, target: Callable[..., None], *args: Any) -> Worker:
+        return _NoThread()
+
+
+class _NoThread:
+    """Stands for a thread that has ended."""
+
+    def join(self, timeout: float | None = None) -> None:
+        """Return at once."""
+
+    def is_alive(self) -> bool:
+        return False
