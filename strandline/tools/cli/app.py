@@ -25,6 +25,7 @@ class StoreVerbs(Verbs):
         "stats": f"{_CLI}.stats",
         "check": f"{_CLI}.check",
         "demo": "strandline.tools.demo.command",
+        "crash-test": "strandline.tools.crash.command",
     }
 
 

@@ -80,7 +80,7 @@ def _load(verb: str, module_name: str) -> Any:
     alone = typer.Typer(add_completion=False)
     examples: Sequence[str] = getattr(module, "EXAMPLES", ())
     epilog = "\n\n".join(["Examples:", *examples]) if examples else None
-    function = getattr(module, verb)
+    function = getattr(module, verb.replace("-", "_"))
     # Paragraphs are wrapped to the terminal's width, not to that of the source.
     paragraphs = inspect.cleandoc(function.__doc__).split("\n\n")
     text = "\n\n".join(each.replace("\n", " ") for each in paragraphs)

@@ -9,8 +9,9 @@ can: real threads and kernels decide some things by themselves. It ends at its f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -99,13 +100,8 @@ class Layer(Protocol):
     def obstacle(self) -> str | None:
         """Return why this machine cannot run the layer, None if it can."""
 
+    def left_out(self) -> Sequence[str]:
+        """Return which parts of the layer this machine cannot run, and why; none as a rule."""
+
     def bench(self, directory: Path) -> AbstractContextManager[Bench]:
         """Set up what a worker needs, in an empty directory of its own; clean up at the end."""
-
-
-@dataclass
-class Repetition:
-    """How to repeat a finding: the round's seed, and the steps that are needed for it."""
-
-    seed: int
-    kept: tuple[int, ...] | None = field(default=None)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,6 +58,10 @@ class SimulationLayer:
     def obstacle(self) -> str | None:
         """It runs everywhere."""
         return None
+
+    def left_out(self) -> Sequence[str]:
+        """Nothing."""
+        return ()
 
     @contextlib.contextmanager
     def bench(self, directory: Path) -> Iterator[SimulationBench]:
