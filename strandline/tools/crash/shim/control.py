@@ -157,10 +157,11 @@ def arm(
     """
     if record is not None and record.resolve().is_relative_to(root.resolve()):
         raise ValueError(f"the record file {record} lies below {root}, and would record itself")
+    function = _function("arm", ctypes.c_int)
     if record is not None:
         with record.open("xb") as file:
             file.write(MAGIC)
-    code = _function("arm", ctypes.c_int)(
+    code = function(
         os.fsencode(root),
         None if record is None else os.fsencode(record),
         None if board is None else os.fsencode(board),
@@ -210,10 +211,10 @@ def _board(raw: bytes) -> Board:
 
 def _function(name: str, result: type[ctypes.c_int] | None = None) -> Callable[..., int]:
     try:
-        function = getattr(ctypes.CDLL(None), f"strandline_shim_{name}")
+        function: Callable[..., int] = ctypes.CDLL(None)[f"strandline_shim_{name}"]
     except AttributeError:
         raise RuntimeError(
             "the shim is not under this process: start it with control.environment()"
         ) from None
-    function.restype = result
+    function.restype = result  # type: ignore[attr-defined]
     return function

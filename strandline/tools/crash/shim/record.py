@@ -15,10 +15,11 @@ r"""The record file: every storage call below a directory, in the order of execu
     24 u64 length    bytes asked for; new length; flags of an open; 1: seen in a child
     32 ... payload   bytes written, a path, or two with a null byte between them
 
-Integers are little-endian, paths relative to the root, which is "." itself. A file's number stands for the file
-and not for its name: it stays through a rename and beyond an unlink. It is introduced by
-"seen" (it was there before), or by the open or mkdir that made it. A sync covers what was
-written before it begins. A record that a kill has cut short at the end is left out.
+Integers are little-endian, paths relative to the root, which is "." itself. A file's number
+stands for the file and not for its name: it stays through a rename and beyond an unlink. It
+is introduced by "seen" (it was there before), or by the open or mkdir that made it. A sync
+covers what was written before it begins. A record that a kill has cut short at the end is
+left out.
 
 Reading needs neither the shim nor Linux.
 """

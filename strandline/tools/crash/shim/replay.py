@@ -70,7 +70,7 @@ class ReplayDisk(SimulatedDisk):
         with self._lock:
             match event:
                 case Seen():
-                    self._nodes[event.file] = self._find("" if event.path == "." else event.path)
+                    self._nodes[event.file] = self._seen(event.path)
                 case Open():
                     self._open(event)
                 case Write():
@@ -85,6 +85,15 @@ class ReplayDisk(SimulatedDisk):
                     self._sync(event)
                 case _:
                     self._names(event)
+
+    def _seen(self, path: str) -> Node:
+        try:
+            return self._find("" if path == "." else path)
+        except FileNotFoundError:
+            raise ValueError(
+                f"{path} was there before the recording began, and is not in the base of the "
+                "replay; pass a copy of the root from before"
+            ) from None
 
     def _open(self, event: Open) -> None:
         if event.created:
