@@ -289,7 +289,7 @@ for each in threads: each.join()
         ("mknod", "os.mkfifo(root / 's')"),
         ("rename", "os.rename(root / 'there', str(root) + '-outside')"),
         ("link", "os.link(_board, root / 's')"),
-        ("sync", "os.sync()"),
+        ("syncfs", "libc.syncfs(fd)"),
         ("fopen", "libc.fopen(bytes(root / 'there'), b'a')"),
         ("fopen", "libc.fopen64(bytes(root / 's'), b'w')"),
         ("mkostemp", "libc.mkstemp(ctypes.create_string_buffer(bytes(root / 'tXXXXXX')))"),
