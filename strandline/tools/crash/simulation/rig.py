@@ -169,6 +169,10 @@ class Rig:
         for rig in reversed(self._family):
             rig.close()
 
+    def fingerprint(self) -> bytes:
+        """Return a digest of what is on the disk and in LMDB, and of how much a cut can lose."""
+        return _fingerprint(self.disk, self._read_lmdb())
+
     # Images ---------------------------------------------------------------------------
 
     def power_cut(self, policy: CrashPolicy = "none") -> Rig:
