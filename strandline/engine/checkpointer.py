@@ -53,7 +53,7 @@ class Checkpointer:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._queue: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._queue = engine.runtime.mailbox()
         self._worker: Worker | None = None
         self.stopping = False
         self._retry_at = 0.0

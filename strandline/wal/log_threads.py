@@ -29,8 +29,8 @@ class LogThreads:
         self._log = log
         self._on_tick = on_tick
         self._stopping = False
-        self._drain: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._tick: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._drain = log.runtime.mailbox()
+        self._tick = log.runtime.mailbox()
         self._interval = min(0.25, max(0.005, log.sync_interval / 4))
         log.wake_drainer = lambda: self._drain.put(None)
         log.wake_ticker = lambda: self._tick.put(None)

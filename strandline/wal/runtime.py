@@ -8,6 +8,7 @@ the real one.
 from __future__ import annotations
 
 import os
+import queue
 import random
 import threading
 import time
@@ -51,6 +52,19 @@ class OwnedLock(Lock, Protocol):
         """Tell whether the calling thread holds it."""
 
 
+class Mailbox(Protocol):
+    """Where a thread sleeps until it is woken. `put` is called from finalizers and handlers too."""
+
+    def put(self, item: None, /) -> None:
+        """Wake the thread, or keep it from falling asleep."""
+
+    def get(self, block: bool = True, timeout: float | None = None) -> None:
+        """Sleep until woken; raises `queue.Empty` after `timeout` seconds."""
+
+    def empty(self) -> bool:
+        """Tell whether nobody has woken it since it last fell asleep."""
+
+
 class Worker(Protocol):
     """A background thread."""
 
@@ -85,6 +99,9 @@ class Runtime(Protocol):
     def owned_lock(self) -> OwnedLock:
         """Make a lock that knows its owner."""
 
+    def mailbox(self) -> Mailbox:
+        """Make a mailbox for one thread to sleep at."""
+
     def spawn(self, name: str, target: Callable[..., None], *args: Any) -> Worker:
         """Start a daemon thread."""
 
@@ -99,6 +116,8 @@ class SystemRuntime:
         self.random_bytes = os.urandom
         self.random = random.random
         self.lock: Callable[[], Lock] = threading.Lock
+        # Re-entrant, for a finalizer can wake a thread in the middle of anything.
+        self.mailbox: Callable[[], Mailbox] = queue.SimpleQueue
 
     def owned_lock(self) -> OwnedLock:
         """Make a lock that knows its owner."""

@@ -11,11 +11,12 @@ from typing import Annotated, Final
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
 
 from strandline.tools.cli.failure import CommandError
 from strandline.tools.cli.params import AsJson
 from strandline.tools.cli.plain import to_json
-from strandline.tools.cli.terminal import err, out, write_line
+from strandline.tools.cli.terminal import err, harmless, out, write_line
 from strandline.tools.crash.layer import Layer, Tally
 from strandline.tools.crash.registry import NAMES, load_layer
 from strandline.tools.crash.report import Row, as_json, as_text
@@ -96,7 +97,10 @@ def crash_test(
     try:
         rows = [_run(load_layer(name), plan) for name in names]
     except HarnessError as error:
-        raise CommandError(str(error), HARNESS_FAILED) from error
+        *trace, last = str(error).splitlines()
+        for line in trace:
+            err().print(Text(harmless(line)))
+        raise CommandError(f"the harness failed: {last}", HARNESS_FAILED) from error
     if json:
         write_line(to_json(as_json(rows, first)))
     else:

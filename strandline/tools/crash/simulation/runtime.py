@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import queue
 import random
 import threading
 from collections.abc import Callable
 from typing import Any
 
-from strandline.wal.runtime import Lock, OwnedLock, SystemRuntime, Worker
+from strandline.wal.runtime import Lock, Mailbox, OwnedLock, SystemRuntime, Worker
 
 
 class HandRuntime:
@@ -51,6 +52,9 @@ class HandRuntime:
         if self._native_locks:
             return SystemRuntime().owned_lock()
         return threading.RLock()  # type: ignore[return-value]  # as in the real runtime
+
+    def mailbox(self) -> Mailbox:
+        return queue.SimpleQueue()
 
     def spawn(self, name: str, target: Callable[..., None], *args: Any) -> Worker:
         return _NoThread()

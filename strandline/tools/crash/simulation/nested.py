@@ -1,0 +1,80 @@
+"""Images of a crashed rig, and of the recoveries from them, crashed in turn.
+
+    run ──crash──► image ──open, judge
+                     └─now and then: open ──crash──► image of the recovery ──open, judge
+                                                       └─ ...
+
+Whatever a recovery was cut short at, and however often, what is left is judged as the first
+image was: a recovery may lose nothing that the crash before it respects.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable
+from typing import Any, Final
+
+from strandline import Store
+from strandline.errors import StrandlineError
+from strandline.tools.crash.layer import Finding, Tally, ViolationError
+from strandline.tools.crash.oracle.crash import Crash, CrashKind
+from strandline.tools.crash.simulation.rig import Rig
+
+_DEEPER: Final = (0.04, 0.004, 0.002)
+"""How often the recovery from an image is crashed too, by how deep that image is. A sweep of
+a recovery gives some hundred images, so that few rounds go down more than three times."""
+
+Now = Callable[[], Crash]
+"""The crash that a power cut would be at this moment; only its kind is still open."""
+Judge = Callable[[Store, Rig, Crash], int]
+"""Holds an open image against what was told; returns how many acknowledged writes it checked."""
+
+
+class NestedSweep:
+    """A run crashed before every change of its disk."""
+
+    def __init__(self, seed: str, now: Now, judge: Judge) -> None:
+        self.tally = Tally(rounds=1)
+        self._choose = random.Random(seed)
+        self._now = now
+        self._judge = judge
+
+    def sweep(self, rig: Rig, run: Callable[[], object]) -> None:
+        """Run it, and judge an image for every crash; a broken promise is put in the tally."""
+        try:
+            rig.sweep(run, self._look, *self._policies(3))
+        except ViolationError as error:
+            notes = getattr(error, "__notes__", ["while it ran, before any crash"])
+            where = "; then ".join(reversed(notes))
+            self.tally.finding = Finding(error.invariant, str(error), where)
+
+    def _policies(self, random_ones: int) -> tuple[Any, ...]:
+        some = [random.Random(self._choose.random()) for _ in range(random_ones)]
+        return ("none", "all", "kill", *some)
+
+    def _look(self, image: Rig, depth: int = 1, before: Crash | None = None) -> None:
+        crash = self._crash(image, before)
+        if depth <= len(_DEEPER) and self._choose.random() < _DEEPER[depth - 1]:
+            image.sweep(
+                lambda: open_image(image),
+                lambda further: self._look(further, depth + 1, crash),
+                *self._policies(1),
+            )
+            image.close()
+        self.tally.cases += 1
+        self.tally.faults += depth
+        self.tally.acknowledged += self._judge(open_image(image), image, crash)
+
+    def _crash(self, image: Rig, before: Crash | None) -> Crash:
+        killed = image.cut_by == "kill" and (before is None or before.kind is CrashKind.PROCESS)
+        kind = CrashKind.PROCESS if killed else CrashKind.POWER
+        return dataclasses.replace(before or self._now(), kind=kind)
+
+
+def open_image(image: Rig) -> Store:
+    """Recover an image; that it cannot be opened breaks a promise."""
+    try:
+        return image.open()
+    except (StrandlineError, OSError) as error:
+        raise ViolationError(1, f"opening fails: {type(error).__name__}: {error}") from error
