@@ -1,0 +1,7 @@
+"""Killing the writer of a store, again and again: what happens in the children, and when.
+
+phases   what a store is in the middle of, noted on a board that outlives the process
+blow     when it is killed: a moment in a phase, or a storage call of one
+case     what a child has to do, and its scripts
+works    the children: one writes, one recovers, one judges
+"""

@@ -1,0 +1,115 @@
+"""What the children of one cycle have to do: it crosses to them in msgpack."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from strandline.tools.crash.killing.blow import Blow, Call, Moment
+from strandline.tools.crash.killing.phases import Phase, Target
+from strandline.tools.crash.script.many import scripts_of_many
+from strandline.tools.crash.script.model import Model
+from strandline.tools.crash.script.running import Script
+from strandline.tools.crash.script.single import single_script
+from strandline.tools.crash.script.steps import Step
+
+CYCLES: Final = 16
+"""How often one store is killed in a round."""
+STEPS: Final = 90
+"""Steps of a cycle: enough for two segments."""
+STEPS_OF_MANY: Final = 40
+"""... for each of several writers."""
+
+
+@dataclass(frozen=True)
+class History:
+    """The scripts of a round: what its writers do, over all cycles."""
+
+    seed: int
+    writers: int
+    """1 for a writer that is alone."""
+    kept: tuple[int, ...] | None = None
+    """Of all steps, counted through over the writers, only these."""
+
+    @property
+    def length(self) -> int:
+        """Steps of a writer in a cycle."""
+        return STEPS if self.writers == 1 else STEPS_OF_MANY
+
+    @property
+    def steps(self) -> int:
+        """Steps of all writers in all cycles."""
+        return self.writers * CYCLES * self.length
+
+    def scripts(self, cycle: int) -> list[Script]:
+        """Return the script of each writer in a cycle. No number comes in two cycles."""
+        length = CYCLES * self.length
+        if self.writers == 1:
+            scripts: list[list[Step]] = [single_script(self.seed, length)]
+        else:
+            scripts = scripts_of_many(self.seed, self.writers, length)
+        kept = None if self.kept is None else frozenset(self.kept)
+        numbers = range(cycle * self.length, (cycle + 1) * self.length)
+        return [
+            {n: script[n] for n in numbers if kept is None or writer * length + n in kept}
+            for writer, script in enumerate(scripts)
+        ]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One child: the store, the scripts, and when it is to die."""
+
+    store: Path
+    board: Path
+    history: History
+    cycle: int
+    opening: int
+    """The seed of its options."""
+    drain: bool
+    """How it closes the store, if it comes to that."""
+    target: Target | None = None
+    call: Call | None = None
+    shim: bool = False
+
+    def scripts(self) -> list[Script]:
+        """Return what its writers do."""
+        return self.history.scripts(self.cycle)
+
+    def ended_by(self, blow: Blow | None) -> Case:
+        """Return the case with this blow in it."""
+        values = vars(self) | {
+            "target": blow.target if isinstance(blow, Moment) else None,
+            "call": blow if isinstance(blow, Call) else None,
+        }
+        return Case(**values)
+
+    def pack(self) -> dict[str, Any]:
+        """Return it as msgpack takes it."""
+        return {**asdict(self), "store": str(self.store), "board": str(self.board)}
+
+    @classmethod
+    def unpack(cls, data: dict[str, Any]) -> Case:
+        """Return what was packed."""
+        target, call = data["target"], data["call"]
+        values = {
+            **data,
+            "store": Path(data["store"]),
+            "board": Path(data["board"]),
+            "history": History(**data["history"]),
+            "target": target and Target(Phase(target["phase"]), target["nth"]),
+            "call": call and Call(Phase(call["phase"]), call["nth"], call["bytes"]),
+        }
+        return cls(**values)
+
+
+def pack_model(model: Model) -> list[Any]:
+    """Return a model as msgpack takes it."""
+    return [model.tables, model.lsn, model.unlogged]
+
+
+def unpack_model(data: list[Any]) -> Model:
+    """Return what was packed."""
+    tables, lsn, unlogged = data
+    return Model(tables, lsn, unlogged)

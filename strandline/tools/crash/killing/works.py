@@ -1,0 +1,162 @@
+"""The works of the children: one writes until it is killed, one recovers, one judges.
+
+A writer says what it was told (`Told.pack`). What a store may not do here, where no call
+fails but by the end of the process, is a violation: it is said too, as `BROKEN`. A judge
+says its verdict, or that.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Final
+
+import msgpack
+
+import strandline
+from strandline import Store
+from strandline.errors import StrandlineError
+from strandline.tools.crash.forking.server import Talk
+from strandline.tools.crash.killing.case import Case, pack_model, unpack_model
+from strandline.tools.crash.killing.phases import Board, Phase, watch
+from strandline.tools.crash.layer import ViolationError
+from strandline.tools.crash.oracle.after import (
+    check_again,
+    check_lsns,
+    check_report,
+    check_writable,
+)
+from strandline.tools.crash.oracle.crash import Crash, CrashKind
+from strandline.tools.crash.oracle.many import judge_many
+from strandline.tools.crash.oracle.single import judge_single
+from strandline.tools.crash.script.many import COUNTERS, OTHER
+from strandline.tools.crash.script.running import Script, run_script, tell_opened
+from strandline.tools.crash.script.settings import settings_of
+from strandline.tools.crash.script.told import Account, Told, unpack
+from strandline.tools.crash.shim import control
+
+BROKEN: Final = "broken"
+"""The kind of the message with a violation: its invariant as the step, the text as answer."""
+_KILLED: Final = Crash(CrashKind.PROCESS)
+
+
+def write(argument: dict[str, Any], talk: Talk) -> None:
+    """Open the store, take the scripts' steps, close it."""
+    case = Case.unpack(argument)
+    board = _board(case, talk)
+
+    def tell(told: Told) -> None:
+        talk.say(told.pack())
+
+    try:
+        db = _open(case)
+        with board.within(Phase.WRITING):
+            scripts = case.scripts()
+            if case.history.writers == 1:
+                tell_opened(db, tell)
+                db = run_script(db, lambda: _open(case), scripts[0], tell)
+            else:
+                for name in (OTHER, COUNTERS):
+                    db.table(name)
+                tell_opened(db, tell)
+                _run_together(db, scripts, tell)
+        db.close(drain=case.drain)
+    except ViolationError as error:
+        _say_broken(talk, error)
+    except (StrandlineError, OSError) as error:
+        _say_broken(talk, _unexpected(error))
+
+
+def recover(argument: dict[str, Any], talk: Talk) -> None:
+    """Open the store and close it."""
+    case = Case.unpack(argument)
+    _board(case, talk)
+    try:
+        _open(case).close(drain=case.drain)
+    except ViolationError as error:
+        _say_broken(talk, error)
+    except (StrandlineError, OSError) as error:
+        _say_broken(talk, _unexpected(error))
+
+
+def judge(argument: dict[str, Any], talk: Talk) -> None:
+    """Open the store and hold it against what was told; say the base of the next cycle."""
+    case = Case.unpack(argument["case"])
+    base = unpack_model(argument["base"])
+    account = Account.of(unpack(argument["said"]))
+    ending, again = argument["ending"], argument["again"]
+    try:
+        db = _open(case)
+        check_report(db.recovery_report, _KILLED)
+        if case.history.writers == 1:
+            verdict = judge_single(db, base, case.scripts()[0], account, _KILLED)
+        else:
+            verdict = judge_many(db, base, case.scripts(), account, _KILLED)
+        issued = max(verdict.issued, base.lsn)
+        check_lsns(db, issued)
+        if again:
+            check_writable(db, issued)
+            db = check_again(db, lambda: _reopened(db, case))
+        model = verdict.model
+        model.lsn = db.engine.log.next_lsn() - 1
+        if ending != "left":
+            db.close(drain=ending == "drained")
+    except ViolationError as error:
+        _say_broken(talk, error)
+    else:
+        talk.say(msgpack.packb([verdict.acknowledged, pack_model(model)]))
+
+
+def _board(case: Case, talk: Talk) -> Board:
+    """Set up what this process tells of itself, and what kills it."""
+    if case.shim:
+        counts = case.board.with_suffix(".shim")
+        control.make_board(counts)
+        control.arm(case.store.parent, board=counts)
+        if case.call is not None:
+            control.plan(case.call.plan())
+    board = Board(case.board, talk.mark, shim=case.shim)
+    board.aim(case.target)
+    watch(board)
+    return board
+
+
+def _open(case: Case) -> Store:
+    try:
+        return strandline.open(case.store, **settings_of(case.opening))
+    except (StrandlineError, OSError) as error:
+        raise ViolationError(1, f"opening fails: {type(error).__name__}: {error}") from error
+
+
+def _reopened(db: Store, case: Case) -> Store:
+    db.close(drain=case.drain)
+    return _open(case)
+
+
+def _run_together(db: Store, scripts: list[Script], tell: Any) -> None:
+    """Let each writer take its script on a thread of its own."""
+    errors: list[BaseException] = []
+
+    def take(writer: int, script: Script) -> None:
+        try:
+            run_script(db, lambda: db, script, tell, writer=writer)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [
+        threading.Thread(target=take, args=(writer, script), daemon=True)
+        for writer, script in enumerate(scripts)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def _unexpected(error: Exception) -> ViolationError:
+    return ViolationError(12, f"a step failed on a sound disk: {type(error).__name__}: {error}")
+
+
+def _say_broken(talk: Talk, error: ViolationError) -> None:
+    talk.say(Told(BROKEN, 0, error.invariant, str(error)).pack())
