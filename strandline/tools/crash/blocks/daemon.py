@@ -16,6 +16,12 @@ not offer them. What comes after the second bound is served and not logged.
 It is started by its path and imports nothing of strandline: the package's imports would
 take longer than most recordings. It ends with its mount, and with the process that started
 it: whoever waits for a device that is gone gets an error, and does not hang.
+
+For that it must never be the last process in the mount namespace of the file system on its
+device. The kernel unmounts on that process's way out, before it closes its files: the
+unmount would wait for an answer of the process that carries it out, unkillable, and every
+sync(2) of the machine with it. So once mounted, the daemon moves into a namespace of its
+own that has not even its own mount.
 """
 
 from __future__ import annotations
@@ -42,6 +48,9 @@ BOUNDS_NAME: Final = "bounds"
 READY: Final = b"R"
 """Written to standard output when the mount is there."""
 
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_CLONE_NEWNS: Final = 0x20000
+_MNT_DETACH: Final = 2
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_IO_FLUSHER: Final = 57
 _BOUNDS: Final = 2
@@ -52,7 +61,8 @@ class Device:
 
     use_ns = True
 
-    def __init__(self, image: int, log: int) -> None:
+    def __init__(self, mount_point: str, image: int, log: int) -> None:
+        self._mount_point = mount_point
         self._image = image
         self._log = log
         self._size = os.fstat(image).st_size
@@ -60,7 +70,13 @@ class Device:
         self._kinds = {f"/{MARKS_NAME}": MARK, f"/{BOUNDS_NAME}": BOUND}
 
     def init(self, _path: str) -> None:
-        """Tell whoever waits that the mount is there."""
+        """Leave the namespace of the mount, and tell whoever waits that the mount is there."""
+        try:
+            _leave(self._mount_point)
+        except OSError as error:
+            # libfuse would go on serving, and nobody would be told.
+            sys.stderr.write(f"{error}\n")
+            os._exit(1)
         os.write(sys.stdout.fileno(), READY)
 
     def getattr(self, path: str, _handle: int | None = None) -> dict[str, int]:
@@ -102,22 +118,28 @@ class Device:
 
 def main(mount_point: str, image: int, log: int, parent: int) -> None:
     """Serve until the mount ends."""
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(1)
     # Memory that this process waits for must not be had by writing to its own device.
-    prctl(_PR_SET_IO_FLUSHER, 1, 0, 0, 0)
+    _libc.prctl(_PR_SET_IO_FLUSHER, 1, 0, 0, 0)
     import mfusepy
 
     mfusepy.FUSE(
-        Device(image, log),
+        Device(mount_point, image, log),
         mount_point,
         foreground=True,
         nothreads=True,
         direct_io=True,
         fsname="strandline-blocks",
     )
+
+
+def _leave(mount_point: str) -> None:
+    """Move into a namespace of this process's own, without the mount."""
+    if _libc.unshare(_CLONE_NEWNS) or _libc.umount2(os.fsencode(mount_point), _MNT_DETACH):
+        code = ctypes.get_errno()
+        raise OSError(code, f"cannot leave the namespace of {mount_point}: {os.strerror(code)}")
 
 
 if __name__ == "__main__":
