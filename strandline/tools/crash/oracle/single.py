@@ -52,7 +52,10 @@ class _Prefixes:
             raise ViolationError(
                 12, f"LSN {lsn + 1} would be issued again, up to {self.issued} were"
             )
+        skipped = lsn > self.model.lsn
         self.model.lsn = self.issued = lsn
+        if skipped:
+            self._add("an opening that skipped LSNs")
         if unlogged not in self.unlogged:
             raise ViolationError(3, _never_so(unlogged))
         self.model.unlogged = unlogged
