@@ -14,7 +14,7 @@ from strandline.testing.cut import crashes_of
 from strandline.testing.power_cuts import PowerCuts, Settings
 
 _PROPERTY: Final = "strandline power cuts"
-_IN_MEMORY: Final = Path("/dev/shm")
+_IN_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a place for directories of our own
 """Where there is such a place LMDB's files go there: none of its syncs has to be real."""
 
 

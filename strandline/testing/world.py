@@ -28,7 +28,7 @@ from strandline.testing.runtime import BackgroundRuntime
 from strandline.tools.crash.simulation.rig import CHANGES, Rig
 from strandline.wal.lockfile import WriterLock
 
-_DRAIN: Final = 0.3
+_DRAIN: Final = 0.5
 _HOUSEKEEP: Final = 0.1
 _FLUSH: Final = 0.05
 """How often each background thread does its work where it could."""
@@ -46,6 +46,7 @@ class World:
         """Every change so far, in words."""
         self._home = os.path.realpath(home)
         self._seed = seed
+        self._prefix = rig.directory + os.sep
         self._place: str | None = None
         self._now = 1000.0
         self._openings = 0
@@ -147,7 +148,7 @@ class World:
         store.engine.checkpointer.tick()
 
     def _shown(self, path: str) -> str:
-        return os.path.relpath(path, self.rig.directory)
+        return path.removeprefix(self._prefix)
 
 
 _DEFAULTS: Final[dict[str, Any]] = {
