@@ -29,17 +29,17 @@ class DiskReserve:
 
     @property
     def held(self) -> int:
-        """Return how many bytes are kept back."""
-        if self._disk.kind(self._path) != "file":
-            return 0
+        """Return how many bytes are kept back; 0 where the file system does not say."""
         try:
+            if self._disk.kind(self._path) != "file":
+                return 0
             file = self._disk.open(self._path, "r")
+            try:
+                return file.size()
+            finally:
+                file.close()
         except OSError:
             return 0
-        try:
-            return file.size()
-        finally:
-            file.close()
 
     def fill(self) -> None:
         """Make the file as long as it should be, if there is room. Not on the way of a write.

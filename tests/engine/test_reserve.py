@@ -10,6 +10,7 @@ import pytest
 
 from strandline.engine.reserve import RESERVE_NAME, DiskReserve
 from strandline.tools.crash.simulation.disk import SimulatedDisk
+from strandline.tools.crash.simulation.faults import fail
 from strandline.wal.real_disk import RealDisk
 
 LENGTH = 1 << 20
@@ -77,6 +78,22 @@ def test_releasing_lets_somebody_else_write() -> None:
     assert caught.value.errno == errno.ENOSPC
     reserve.release()
     file.allocate(LENGTH // 2)
+
+
+@pytest.mark.parametrize("op", ["kind", "open", "size", "close"])
+def test_a_file_system_that_does_not_answer_is_no_error(op: str) -> None:
+    """Looking at the file fails, and filling goes on without: it promises never to raise.
+
+    It raised, at the end of a checkpoint that had succeeded, and ended the checkpointer's
+    thread with it: from then on nothing was flushed, and no segment was given back.
+    """
+    disk = SimulatedDisk()
+    reserve = reserve_on(disk)
+    reserve.fill()
+    disk.faults = fail(op, OSError(errno.EIO, os.strerror(errno.EIO)))
+    assert reserve.held == 0
+    disk.faults = fail(op, OSError(errno.EIO, os.strerror(errno.EIO)), times=9)
+    reserve.fill()
 
 
 def test_what_is_not_a_file_is_left_alone(tmp_path: Path) -> None:
