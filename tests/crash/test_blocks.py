@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -291,6 +291,14 @@ def alive(process: str) -> bool:
         return False
 
 
+def wait_until(true: Callable[[], bool]) -> None:
+    """Wait for what a process leaves to the kernel when it ends."""
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline, "something outlives the process that it belongs to"
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize(
     ("module", "name"), [("filesystem", "LoopFilesystem"), ("blocklog", "BlockLog")]
 )
@@ -310,13 +318,41 @@ def test_a_killed_worker_leaves_nothing(module: str, name: str, directory: Path)
     worker.send_signal(signal.SIGKILL)
     worker.wait()
     worker.stdout.close()
-    deadline = time.monotonic() + 30
-    while attached(loop, sequence) or any(map(alive, children)):
-        assert time.monotonic() < deadline, "a loop device or a daemon outlives its worker"
-        time.sleep(0.01)
+    wait_until(lambda: not attached(loop, sequence) and not any(map(alive, children)))
     assert [PREFIX] == [path.name[: len(PREFIX)] for path in directory.iterdir()]
     with LoopFilesystem("ext4", directory) as disk:
         assert [disk.path.parent] == list(directory.iterdir())
+
+
+def test_a_daemon_ends_with_its_worker_whoever_else_is_there(directory: Path) -> None:
+    """A writer that outlives the worker keeps the mounts, but meets a device that is gone."""
+    needs(log_obstacle("ext4"))
+    with_writer = KILLED.replace(
+        "    time.sleep",
+        """    import subprocess
+    writer = subprocess.Popen(["sleep", "60"])
+    print(writer.pid, flush=True)
+    time.sleep""",
+    )
+    worker = subprocess.Popen(
+        [sys.executable, "-c", with_writer.format(module="blocklog", name="BlockLog"), directory],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert worker.stdout is not None
+    loop, sequence, daemon = worker.stdout.readline().split()
+    writer = worker.stdout.readline().strip()
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    worker.stdout.close()
+    try:
+        wait_until(lambda: not alive(daemon))
+        assert alive(writer)
+        assert attached(loop, sequence)
+    finally:
+        os.kill(int(writer), signal.SIGKILL)
+    wait_until(lambda: not attached(loop, sequence))
+    sweep(directory)
 
 
 def test_a_sweep_leaves_what_is_in_use(directory: Path) -> None:

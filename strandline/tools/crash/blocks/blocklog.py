@@ -160,10 +160,10 @@ class BlockLog:
         """Mount the file system on the device."""
         image = os.open(self._device / daemon.IMAGE_NAME, os.O_RDWR | os.O_CLOEXEC)
         try:
-            device = mount_image(image, self._kind, self.path, direct=True)
+            mount_image(image, self._kind, self.path, direct=True)
         finally:
             os.close(image)
-        stack.callback(unmount_image, self.path, self._kind, device)
+        stack.callback(unmount_image, self.path)
 
 
 def _write(path: Path, data: bytes) -> None:

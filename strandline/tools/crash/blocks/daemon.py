@@ -11,7 +11,7 @@ The log is one record after the other, in the order in which the device took the
 A write is logged before it is answered, so a flush that follows it in the log covers it:
 FUSE hands over one request at a time here. A mark is answered when it is logged, so what
 its writer had been told by then was told before it. There are no discards: the device does
-not offer them. What comes after the second bound is served and not logged.
+not offer them.
 
 It is started by its path and imports nothing of strandline: the package's imports would
 take longer than most recordings. It ends with its mount, and with the process that started
@@ -53,7 +53,6 @@ _CLONE_NEWNS: Final = 0x20000
 _MNT_DETACH: Final = 2
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_IO_FLUSHER: Final = 57
-_BOUNDS: Final = 2
 
 
 class Device:
@@ -66,7 +65,6 @@ class Device:
         self._image = image
         self._log = log
         self._size = os.fstat(image).st_size
-        self._bounds = 0
         self._kinds = {f"/{MARKS_NAME}": MARK, f"/{BOUNDS_NAME}": BOUND}
 
     def init(self, _path: str) -> None:
@@ -99,8 +97,6 @@ class Device:
         self._append(kind, offset, data)
         if kind == WRITE:
             os.pwrite(self._image, data, offset)
-        elif kind == BOUND:
-            self._bounds += 1
         return len(data)
 
     def fsync(self, path: str, _data_only: int, _handle: int) -> int:
@@ -110,10 +106,9 @@ class Device:
         return 0
 
     def _append(self, kind: int, offset: int, data: bytes) -> None:
-        if self._bounds < _BOUNDS:
-            record = RECORD.pack(kind, offset, len(data)) + data
-            if os.write(self._log, record) != len(record):
-                raise OSError(errno.ENOSPC, "the block log has no room")
+        record = RECORD.pack(kind, offset, len(data)) + data
+        if os.write(self._log, record) != len(record):
+            raise OSError(errno.ENOSPC, "the block log has no room")
 
 
 def main(mount_point: str, image: int, log: int, parent: int) -> None:

@@ -44,7 +44,7 @@ class LoopFilesystem:
         self._kind = KINDS[kind]
         self._directory = directory
         self._image = -1
-        self._device: str | None = None
+        self._mounted = False
         self._stack = ExitStack()
         self.path = directory
         """Where it is mounted, inside `with`."""
@@ -88,9 +88,10 @@ class LoopFilesystem:
         self._mount()
 
     def _mount(self) -> None:
-        self._device = mount_image(self._image, self._kind, self.path)
+        mount_image(self._image, self._kind, self.path)
+        self._mounted = True
 
     def _unmount(self) -> None:
-        device, self._device = self._device, None
-        if device is not None:
-            unmount_image(self.path, self._kind, device)
+        mounted, self._mounted = self._mounted, False
+        if mounted:
+            unmount_image(self.path)

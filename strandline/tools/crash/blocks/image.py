@@ -68,14 +68,13 @@ def copy_image(source: int, directory: Path) -> int:
     return copy
 
 
-def mount_image(image: int, kind: Kind, mount_point: Path, *, direct: bool = False) -> str:
-    """Mount an image through a loop device, which goes with the mount; return the device."""
+def mount_image(image: int, kind: Kind, mount_point: Path, *, direct: bool = False) -> None:
+    """Mount an image through a loop device, which goes with the mount."""
     with kernel.loop_device(image, direct=direct) as device:
         kernel.mount(device, mount_point, kind.name, kind.options)
-        return device
 
 
-def unmount_image(mount_point: Path, kind: Kind, device: str) -> None:
+def unmount_image(mount_point: Path) -> None:
     """Unmount an image. If it is in use, it goes with its last user, and that is an error."""
     try:
         kernel.unmount(mount_point)
@@ -84,25 +83,23 @@ def unmount_image(mount_point: Path, kind: Kind, device: str) -> None:
         if error.errno != errno.EBUSY:
             raise
         raise BusyFilesystemError(
-            f"{mount_point}: a file of this {kind.name} is still open in some process. End the"
+            f"{mount_point}: a file of this file system is still open in some process. End the"
             " processes that use it, and wait for them, before its power is cut or restored."
         ) from error
-    if kind.name == "btrfs":
-        kernel.forget_btrfs(device)
 
 
 @contextmanager
 def mounted(image: int, kind: Kind, mount_point: Path) -> Iterator[Path]:
     """Mount an image; unmount it at the end, whatever happens."""
-    device = mount_image(image, kind, mount_point)
+    mount_image(image, kind, mount_point)
     try:
         yield mount_point
     except BaseException:
         with suppress(BusyFilesystemError):
-            unmount_image(mount_point, kind, device)
+            unmount_image(mount_point)
         raise
     else:
-        unmount_image(mount_point, kind, device)
+        unmount_image(mount_point)
 
 
 def _next_data(image: int, offset: int) -> int | None:

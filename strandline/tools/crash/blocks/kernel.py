@@ -37,10 +37,6 @@ SECTOR: Final = 512
 """The block size of a loop device here, and what a power cut leaves whole."""
 
 _FS_IOC_SHUTDOWN: Final = 0x8004587D
-_BTRFS_CONTROL: Final = "/dev/btrfs-control"
-_BTRFS_IOC_FORGET_DEV: Final = 0x50009405
-_BTRFS_NAME: Final = struct.Struct("=q4088s")
-"""struct btrfs_ioctl_vol_args of <linux/btrfs.h>."""
 
 
 def unshare_mounts() -> None:
@@ -104,19 +100,6 @@ def loop_device(image: int, *, direct: bool = False) -> Iterator[str]:
         yield path
     finally:
         os.close(device)
-
-
-def forget_btrfs(device: str) -> None:
-    """Have btrfs forget an unmounted device: an older image of it would else be refused."""
-    control = os.open(_BTRFS_CONTROL, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        # An ioctl of Python copies arguments of up to 1024 bytes, unless they are mutable.
-        name = bytearray(_BTRFS_NAME.pack(0, device.encode()))
-        fcntl.ioctl(control, _BTRFS_IOC_FORGET_DEV, name)
-    except FileNotFoundError:
-        pass  # It has forgotten by itself.
-    finally:
-        os.close(control)
 
 
 def _configured(config: bytes) -> tuple[str, int]:
