@@ -46,7 +46,11 @@ class World:
         """Every change so far, in words."""
         self._home = os.path.realpath(home)
         self._seed = seed
-        self._prefix = rig.directory + os.sep
+        self._inside = rig.directory + os.sep
+        self._names = {
+            rig.directory: "the store's directory",
+            os.path.dirname(rig.directory): "the directory above the store's",
+        }
         self._place: str | None = None
         self._now = 1000.0
         self._openings = 0
@@ -148,7 +152,8 @@ class World:
         store.engine.checkpointer.tick()
 
     def _shown(self, path: str) -> str:
-        return path.removeprefix(self._prefix)
+        """Return a path in words that are the same in every run."""
+        return self._names.get(path) or path.removeprefix(self._inside)
 
 
 _DEFAULTS: Final[dict[str, Any]] = {

@@ -293,6 +293,7 @@ def test_acknowledged_before_written_is_found(make: Make) -> None:
     assert 'in program: db[b"k"] = b"v"' in text
     assert "acknowledged by then:\n    'k'" in text
     assert "pytest 'a test' --strandline-seed 0 --strandline-cut " in text
+    assert "may not repeat" not in text
 
 
 def test_an_error_of_the_recovery_is_a_finding(make: Make) -> None:
