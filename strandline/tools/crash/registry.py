@@ -10,6 +10,7 @@ from strandline.tools.crash.layer import Layer
 _LAYERS: Final = "strandline.tools.crash.layers"
 _CLASSES: Final = {
     "simulation": f"{_LAYERS}.simulation:SimulationLayer",
+    "errors": f"{_LAYERS}.errors:ErrorsLayer",
 }
 
 NAMES: Final = tuple(_CLASSES)

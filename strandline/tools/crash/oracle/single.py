@@ -40,6 +40,10 @@ class _Prefixes:
     unlogged: list[Content] = field(default_factory=list)
     issued: int = 0
     """The highest LSN that was issued for certain."""
+    unknown: bool = False
+    """A step's outcome is unknown: what is visible from then on is older than the newest state."""
+    certain: int | None = None
+    """The last state before such a step; nothing behind it can be promised by a later one."""
 
     def __post_init__(self) -> None:
         self._add("the state before")
@@ -76,8 +80,10 @@ class _Prefixes:
         if self.model.lsn > lsn:
             self._add(f"step {number}, {type(step).__name__}")
         if told is None:
+            self.unknown = True
+            self.certain = before - 1 if self.certain is None else self.certain
             return
-        if told.answer != answer:
+        if told.answer != answer and not self.unknown:
             raise ViolationError(
                 2, f"step {number}, {step!r:.200}: expected answer {answer!r:.80}, found "
                 f"{told.answer!r:.80}",
@@ -93,14 +99,26 @@ class _Prefixes:
         if isinstance(step, Flush) or (isinstance(step, Reopen) and step.drain):
             self.unlogged = [self.model.unlogged]
 
-    def refuse(self, number: int, step: Step, tables: list[str]) -> None:
+    def refuse(self, number: int, step: Step, tables: list[str], lsn: int) -> None:
         """A step that is not there; of the tables that it makes, these are."""
+        if self.unknown:
+            return
         for name in step.tables:
             if name in tables and name not in self.model.tables:
                 self.model.ensure(name)
                 self._add(f"step {number} made table {name!r}")
+        if lsn < self.model.lsn:
+            raise ViolationError(12, f"LSN {lsn + 1} would be issued again, after step {number}")
+        self.model.lsn = self.issued = lsn
+
+    def reaches(self, index: int, lsn: int) -> bool:
+        """Tell whether a state is that of an LSN; operations without effect can lie behind it."""
+        following = self.all[index + 1].model.lsn if index + 1 < len(self.all) else lsn + 1
+        return self.all[index].model.lsn <= lsn < following
 
     def _require(self, index: int, number: int, step: Step) -> None:
+        if self.certain is not None:
+            index = min(index, self.certain)
         if index >= self.least:
             self.least = index
             self.least_because = f"step {number}, {step!r:.160}, was acknowledged"
@@ -145,7 +163,7 @@ def judge_single(db: Store, base: Model, script: Script, account: Account, crash
         )  # fmt: skip
     # An unclean start skips LSNs; what was skipped counts as recovered by the next one.
     skipped = last_lsn > max(prefix.model.lsn for prefix in prefixes.all)
-    kept = next((n for n in equal if skipped or prefixes.all[n].model.lsn == last_lsn), None)
+    kept = next((n for n in equal if skipped or prefixes.reaches(n, last_lsn)), None)
     newest = max(equal) if kept is None or skipped else kept
     if newest < prefixes.least:
         raise ViolationError(
@@ -176,7 +194,7 @@ def expect_single(base: Model, script: Script, account: Account, crash: Crash) -
         if number != told.step:
             raise AssertionError(f"step {number} was to be told, {told.step} was")
         if told.kind == REFUSED:
-            prefixes.refuse(number, step, told.answer)
+            prefixes.refuse(number, step, *told.answer)
         else:
             prefixes.take(number, step, told if told.kind == DONE else None, crash)
     under_way = next(steps, None)

@@ -8,7 +8,7 @@ from typing import Any
 from strandline import Store
 from strandline.errors import StrandlineError, WriteOutcomeUnknownError
 from strandline.tools.crash.script.model import UNLOGGED
-from strandline.tools.crash.script.steps import Reopen, Step
+from strandline.tools.crash.script.steps import Flush, Reopen, Step
 from strandline.tools.crash.script.told import DONE, OPENED, REFUSED, UNKNOWN, Told
 
 Tell = Callable[[Told], object]
@@ -49,7 +49,15 @@ def attempt(db: Store, number: int, step: Step, tell: Tell, *, writer: int = 0) 
         tell(Told(UNKNOWN, writer, number, None))
         return error
     except (StrandlineError, OSError) as error:
-        tell(Told(REFUSED, writer, number, db.tables()))
+        tell(_refused(db, writer, number))
         return error
-    tell(Told(DONE, writer, number, answer))
+    if isinstance(step, Flush) and answer:
+        tell(_refused(db, writer, number))  # it says itself that something is left
+    else:
+        tell(Told(DONE, writer, number, answer))
     return None
+
+
+def _refused(db: Store, writer: int, number: int) -> Told:
+    """A refused step can have made tables; its LSNs are filled with what has no effect."""
+    return Told(REFUSED, writer, number, [db.tables(), db.engine.log.next_lsn() - 1])

@@ -21,7 +21,8 @@ DONE: Final = "done"
 UNKNOWN: Final = "unknown"
 """A step raised an error that leaves open whether it is there."""
 REFUSED: Final = "refused"
-"""A step raised an error that says it is not there; the answer names the tables that are."""
+"""A step raised an error that says it is not there; the answer is [tables that are there,
+the last LSN that was issued]."""
 
 
 class Told(NamedTuple):

@@ -1,0 +1,282 @@
+"""L2 in the simulation: every call of the disk fails once, or from then on, in every way.
+
+A script runs once to count its calls. Then it runs again for every call, every error and
+both modes. A step that raises is told as refused or as unknown. The promises: reads go on;
+after a failed sync nothing is acknowledged; a full disk is no failure, and writes resume;
+and whatever happened, power cuts and kills afterwards leave what the oracle expects.
+
+All calls of one script are `SLICES` rounds, with seeds that follow each other: a round
+takes every `SLICES`-th call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from strandline import Durability, Store
+from strandline.errors import DiskFullError, StrandlineError
+from strandline.tools.crash.layer import Finding, Tally, ViolationError
+from strandline.tools.crash.oracle.after import check_report
+from strandline.tools.crash.oracle.crash import Crash, CrashKind
+from strandline.tools.crash.oracle.reading import read_whole
+from strandline.tools.crash.oracle.single import judge_single
+from strandline.tools.crash.script.model import Model
+from strandline.tools.crash.script.running import Script, attempt, kept_steps, tell_opened
+from strandline.tools.crash.script.settings import settings_of
+from strandline.tools.crash.script.single import single_script
+from strandline.tools.crash.script.steps import Flush, Sync
+from strandline.tools.crash.script.told import DONE, Account, Told
+from strandline.tools.crash.simulation.faults import Fault
+from strandline.tools.crash.simulation.nested import open_image
+from strandline.tools.crash.simulation.rig import Rig
+from strandline.tools.crash.simulation.runtime import HandRuntime
+
+SLICES: Final = 24
+STEPS: Final = 12
+ERRORS: Final = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, "short")
+MODES: Final[tuple[Mode, ...]] = ("once", "from then on")
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+
+Mode = Literal["once", "from then on"]
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """One fault: what happens at which call."""
+
+    call: int
+    error: int | str
+    mode: Mode
+
+    def __str__(self) -> str:
+        name = self.error if isinstance(self.error, str) else errno.errorcode[self.error]
+        return f"{name} at call {self.call}, {self.mode}"
+
+
+class _Injector:
+    """A hook that makes one call fail, and the calls of its kind after it."""
+
+    def __init__(self, failure: _Failure | None) -> None:
+        self.calls: list[str] = []
+        self.failed: list[tuple[str, str]] = []
+        """Operation and path of every call that failed."""
+        self.synced_again: str | None = None
+        """A file whose sync was tried again after it had failed."""
+        self.of_full_disk = failure is not None and failure.error in FULL
+        self._failure = failure
+        self._lost: set[str] = set()
+
+    def __call__(self, op: str, path: str) -> Fault:
+        self.calls.append(op)
+        if op == "fdatasync" and path in self._lost:
+            self.synced_again = path
+        failure = self._failure
+        if failure is None or len(self.calls) < failure.call:
+            return None
+        if len(self.calls) > failure.call and (
+            failure.mode == "once" or not self.failed or op != self.failed[0][0]
+        ):
+            return None
+        if failure.error == "short" and op != "pwrite":
+            return None
+        self.failed.append((op, path))
+        if isinstance(failure.error, str):
+            return ("short", 5)
+        if op == "fdatasync":
+            self._lost.add(path)
+        return OSError(failure.error, os.strerror(failure.error), path)
+
+    def end(self) -> None:
+        """Let everything pass from now on."""
+        self._failure = None
+
+
+class SimulatedErrors:
+    """A round: some of the calls of one script."""
+
+    def __init__(self, place: Path, seed: int, kept: frozenset[int] | None) -> None:
+        self._place = place
+        self._seed, self._slice = divmod(seed, SLICES)
+        self._script: Script = kept_steps(script_of(self._seed), kept)
+        self._options: dict[str, Any] = {
+            **settings_of(self._seed),
+            "max_dirty_bytes": 1 << 20,
+            "max_log_bytes": 1 << 20,
+        }
+        self._tally = Tally(rounds=1)
+
+    def run(self) -> Tally:
+        """Fail every call of this slice in every way."""
+        counting = _Injector(None)
+        try:
+            self._attempt(counting)
+            for failure in self._failures(counting.calls):
+                self._tally.cases += 1
+                self._tally.faults += 1
+                injector = _Injector(failure)
+                try:
+                    self._attempt(injector)
+                except ViolationError as error:
+                    struck = ", ".join(f"{op} of {_short(path)}" for op, path in injector.failed)
+                    error.add_note(f"{failure}: {struck or 'it was not reached'}")
+                    raise
+        except ViolationError as error:
+            where = "; ".join(getattr(error, "__notes__", ["without a fault"]))
+            self._tally.finding = Finding(error.invariant, str(error), where)
+        return self._tally
+
+    def _failures(self, calls: list[str]) -> Iterator[_Failure]:
+        for call in range(1 + self._slice, len(calls) + 1, SLICES):
+            for error in ERRORS:
+                if error == "short" and calls[call - 1] != "pwrite":
+                    continue
+                for mode in MODES:
+                    yield _Failure(call, error, mode)
+
+    # ---- one run
+
+    def _attempt(self, injector: _Injector) -> None:
+        """Run the script with one fault, then crash it in several ways."""
+        told: list[Told] = []
+        try:
+            with Rig(self._place, **self._options) as rig:
+                rig.disk.faults = injector
+                db = self._open(rig, told, injector)
+                if db is not None:
+                    self._take_steps(rig, db, told, injector)
+                    self._check_life(rig, db, injector)
+                rig.disk.faults = None
+                self._crash(rig, told)
+        finally:
+            shutil.rmtree(self._place, ignore_errors=True)
+
+    def _open(self, rig: Rig, told: list[Told], injector: _Injector) -> Store | None:
+        runtime = HandRuntime(self._seed)
+        try:
+            db = rig.open(runtime=runtime)
+        except (StrandlineError, OSError):
+            if not injector.failed:
+                raise
+            return None
+        except Exception as error:
+            raise _unexpected(error, "opening") from error
+        runtime.while_asleep = lambda: _serve(rig)
+        tell_opened(db, told.append)
+        return db
+
+    def _take_steps(self, rig: Rig, db: Store, told: list[Told], injector: _Injector) -> None:
+        sync_failed = False
+        for number, step in self._script.items():
+            behind = random.Random(f"behind/{self._seed}/{number}")
+            try:
+                error = attempt(db, number, step, told.append)
+            except Exception as caught:
+                raise _unexpected(caught, f"step {number}, {step!r:.100}") from caught
+            done = told[-1].kind == DONE
+            if done and sync_failed and (step.answers_lsn or isinstance(step, Sync)):
+                raise ViolationError(
+                    8, f"step {number}, {step!r:.160}, was acknowledged after a failed sync"
+                )
+            if error is not None:
+                self._check_error(db, error, injector)
+            sync_failed = sync_failed or _log_sync_failed(injector)
+            _background(rig, behind)
+            sync_failed = sync_failed or _log_sync_failed(injector)
+        if injector.synced_again is not None:
+            raise ViolationError(8, f"{_short(injector.synced_again)}: a failed sync was repeated")
+
+    @staticmethod
+    def _check_error(db: Store, error: BaseException, injector: _Injector) -> None:
+        """An error comes from a fault; reads go on."""
+        if not injector.failed:
+            raise ViolationError(9, f"nothing failed, and a step raised {error!r}") from error
+        read_whole(db)
+
+    def _check_life(self, rig: Rig, db: Store, injector: _Injector) -> None:
+        """A full disk is no failure, and a store that has not failed takes writes again."""
+        injector.end()
+        failed = db.engine.log.failure
+        wrote = injector.failed and injector.failed[0][0] in ("pwrite", "allocate")
+        if wrote and injector.of_full_disk and failed is not None:
+            raise ViolationError(9, f"a full disk made the store fail: {failed!r}")
+        if failed is not None:
+            return
+        last: BaseException | None = None
+        for _ in range(3):
+            try:
+                db.put(b"room again", b"", durability=Durability.SYNC)
+                db.delete(b"room again", durability=Durability.SYNC)
+                return
+            except DiskFullError as error:
+                last = error
+                _background(rig, None)
+                db.engine.runtime.sleep(1.0)
+        raise ViolationError(9, f"there is room again, and writes go on to fail: {last!r}")
+
+    # ---- what a crash leaves
+
+    def _crash(self, rig: Rig, told: list[Told]) -> None:
+        account = Account.of(told)
+        choose = random.Random(f"{self._seed}/{len(told)}")
+        for policy in ("none", "all", choose, "kill"):
+            image = rig.kill() if policy == "kill" else rig.power_cut(policy)  # type: ignore[arg-type]
+            kind = CrashKind.PROCESS if policy == "kill" else CrashKind.POWER
+            try:
+                db = open_image(image)
+                check_report(db.recovery_report, Crash(CrashKind.POWER))
+                verdict = judge_single(db, Model(), self._script, account, Crash(kind))
+                self._tally.acknowledged += verdict.acknowledged
+            except ViolationError as error:
+                error.add_note(f"then a crash ({policy})")
+                raise
+            image.release()
+
+
+def script_of(seed: int) -> list[Any]:
+    """Return a script whose last steps put everything where it belongs."""
+    steps = single_script(seed, STEPS - 2, reopen=False)
+    return [*steps, Sync(Durability.SYNC), Flush(Durability.SYNC)]
+
+
+def _background(rig: Rig, choose: random.Random | None) -> None:
+    """Do what the threads would do, and survive errors as they do."""
+    log = rig.store.engine.log
+    if choose is None or choose.random() < 0.4:
+        with contextlib.suppress(StrandlineError, OSError):
+            rig.drain()
+    if choose is None or choose.random() < 0.3:
+        with contextlib.suppress(StrandlineError, OSError):
+            rig.housekeep()
+    if (choose is None or choose.random() < 0.15) and log.failure is None:
+        rig.checkpoint()
+
+
+def _serve(rig: Rig) -> None:
+    with contextlib.suppress(StrandlineError, OSError):
+        rig.drain()
+    engine = rig.store.engine
+    if engine.checkpointer.served < engine.checkpointer.requested and engine.log.failure is None:
+        rig.checkpoint()
+
+
+def _log_sync_failed(injector: _Injector) -> bool:
+    return any(op == "fdatasync" and path.endswith(".wal") for op, path in injector.failed)
+
+
+def _unexpected(error: Exception, what: str) -> ViolationError:
+    return ViolationError(
+        9, f"{what} raised {type(error).__name__}, which no caller expects: {error}"
+    )
+
+
+def _short(path: str) -> str:
+    """Return a path from the store's directory on."""
+    return path.rpartition("/data/")[2]
