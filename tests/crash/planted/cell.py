@@ -9,6 +9,7 @@ environment says whether strandline's C is used, which is decided when it is imp
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import signal
@@ -19,9 +20,9 @@ import time
 import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from strandline.tools.crash.layer import Bench, Tally
+from strandline.tools.crash.layer import Bench, Layer, Tally
 from strandline.tools.crash.registry import load_layer
 from strandline.tools.crash.shrink import shrink
 from tests.crash.planted import BUGS
@@ -111,7 +112,7 @@ def run_cell(cell: Cell) -> Outcome:
 
 def _run(cell: Cell) -> Outcome:
     """Run a cell in this process."""
-    layer = load_layer(cell.layer)
+    layer = _layer(cell)
     obstacle = layer.obstacle()
     if obstacle is not None:
         return Outcome(skipped=obstacle)
@@ -123,6 +124,17 @@ def _run(cell: Cell) -> Outcome:
         place.mkdir()
         with layer.bench(place) as bench:
             return _rounds(cell, bench)
+
+
+def _layer(cell: Cell) -> Layer:
+    """Return the layer; one that starts programs anew is told to plant the bug in them first."""
+    layer = load_layer(cell.layer)
+    kind: Any = type(layer)
+    if cell.bug is None or "prelude" not in inspect.signature(kind).parameters:
+        return layer
+    prelude = f"{BUGS[cell.bug].plant.__module__}:{cell.bug}"
+    told: Layer = kind(prelude=(prelude,))
+    return told
 
 
 def _rounds(cell: Cell, bench: Bench) -> Outcome:

@@ -1,0 +1,144 @@
+"""The gate: every planted bug against every layer of the harness.
+
+    python -m tests.crash.gate --budget 30s --layer simulation --layer errors
+    python -m tests.crash.gate --layer rot --bug value_checksum_unchecked
+    python -m tests.crash.gate --pin
+
+Each cell is a process of its own: rounds of one layer with one bug, until something is found
+or the budget is spent. The first row is the control, without a bug: there a finding is a
+false alarm, or a real bug. Results are merged into docs/crash-testing-matrix.json, layer by
+layer, as machines and layers allow; the table in docs/crash-testing.md is made from it.
+
+`--pin` stores for each bug where it is found the quickest: layer, seed and as few steps as
+possible, in tests/crash/planted/pins.json. `tests/crash/test_gate.py` runs those.
+
+The exit status is 1 if the control finds something, a cell fails, or a bug is caught by no
+layer in the whole matrix.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+from strandline.tools.crash.registry import NAMES
+from tests.crash.planted import BUGS
+from tests.crash.planted.cell import Cell, Outcome, run_cell
+from tests.crash.planted.matrix import CONTROL, Matrix
+from tests.crash.planted.pins import Pin, pins_of, write_pins
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True)
+class _Arguments:
+    budget: float
+    layers: list[str]
+    bugs: list[str]
+    jobs: int
+    seed: int
+    pin: bool
+    table: bool
+
+
+def main() -> int:
+    """Run what the command line asks for."""
+    arguments = _arguments()
+    matrix = Matrix.read()
+    if arguments.table:
+        matrix.write()
+        return 0
+    if arguments.pin:
+        return _pin(arguments, matrix)
+    failures = 0
+    for layer in arguments.layers:
+        for bug, outcome in _column(layer, arguments):
+            alarm = bug == CONTROL and outcome.caught
+            failures += alarm or outcome.failed is not None
+            print(_line(layer, bug, outcome), flush=True)
+            matrix.note(layer, bug, outcome)
+            matrix.write()
+            if outcome.skipped is not None:
+                break
+    missed = matrix.missed()
+    if missed:
+        print(f"caught by no layer: {', '.join(missed)}")
+    return 1 if failures or missed else 0
+
+
+def _column(layer: str, arguments: _Arguments) -> Iterator[tuple[str, Outcome]]:
+    """Run one layer with every bug, the control first."""
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        run = partial(_cell, layer, arguments)
+        yield from zip(arguments.bugs, pool.map(run, arguments.bugs), strict=True)
+
+
+def _cell(layer: str, arguments: _Arguments, bug: str) -> Outcome:
+    planted = None if bug == CONTROL else bug
+    return run_cell(Cell(layer, planted, arguments.budget, arguments.seed))
+
+
+def _pin(arguments: _Arguments, matrix: Matrix) -> int:
+    """Find the quickest round for each bug again, and the fewest steps that it needs."""
+    pins = pins_of()
+    for bug in arguments.bugs:
+        if bug == CONTROL:
+            continue
+        for layer in matrix.quickest(bug, arguments.layers):
+            seed = matrix.seed(bug, layer)
+            first = run_cell(Cell(layer, bug, arguments.budget, seed, rounds=1, shrink=True))
+            if not first.caught or first.seed is None:
+                continue
+            pin = Pin(layer, first.seed, first.kept)
+            again, without = pin.run(bug), pin.run(None, in_python=BUGS[bug].in_python)
+            print(_line(layer, bug, again), f"control {without.seconds:.1f} s", flush=True)
+            if again.caught and not without.caught and not without.failed:
+                pins[bug] = pin
+                break
+        write_pins(pins)
+    unpinned = [name for name in BUGS if name not in pins]
+    print(f"{len(pins)} pinned; not pinned: {', '.join(unpinned) or 'none'}")
+    return 0
+
+
+def _line(layer: str, bug: str, outcome: Outcome) -> str:
+    if outcome.skipped is not None:
+        found = f"skipped: {outcome.skipped}"
+    elif outcome.failed is not None:
+        found = f"FAILED: {outcome.failed.splitlines()[-1]}"
+    elif outcome.caught:
+        found = f"invariant {outcome.invariant}, seed {outcome.seed}: {outcome.what[:90]}"
+    else:
+        found = "nothing"
+    took = f"{outcome.seconds:6.1f} s {outcome.cases:6} cases"
+    return f"{layer:10} {bug:34} {took}  {found}"
+
+
+def _arguments() -> _Arguments:
+    parser = argparse.ArgumentParser(prog="python -m tests.crash.gate")
+    parser.add_argument("--budget", default="30s", help="for each cell: 30s, 2m")
+    parser.add_argument("--layer", action="append", choices=NAMES, help="all without it")
+    parser.add_argument("--bug", action="append", choices=[CONTROL, *BUGS], help="all without it")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pin", action="store_true", help="store the quickest round of each bug")
+    parser.add_argument("--table", action="store_true", help="only write the table anew")
+    given = parser.parse_args()
+    return _Arguments(
+        budget=float(given.budget.rstrip("smh")) * _UNITS.get(given.budget[-1], 1.0),
+        layers=given.layer or list(NAMES),
+        bugs=given.bug or [CONTROL, *BUGS],
+        jobs=given.jobs,
+        seed=given.seed,
+        pin=given.pin,
+        table=given.table,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""Where each planted bug is found the quickest: a layer, a seed, and the steps that it needs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.crash.planted import BUGS
+from tests.crash.planted.cell import Cell, Outcome, run_cell
+
+_PATH: Final = Path(__file__).with_name("pins.json")
+_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True)
+class Pin:
+    """One round."""
+
+    layer: str
+    seed: int
+    kept: tuple[int, ...] | None
+
+    def run(self, bug: str | None, *, in_python: bool = False) -> Outcome:
+        """Run the round with a bug, or without one."""
+        return run_cell(
+            Cell(
+                self.layer,
+                bug,
+                _SECONDS,
+                self.seed,
+                rounds=1,
+                kept=self.kept,
+                in_python=in_python,
+            )
+        )
+
+
+def pins_of() -> dict[str, Pin]:
+    """Return the pins of the bugs that there are, by name."""
+    if not _PATH.exists():
+        return {}
+    stored = json.loads(_PATH.read_text())
+    return {
+        name: Pin(fields["layer"], fields["seed"], _steps(fields["kept"]))
+        for name, fields in stored.items()
+        if name in BUGS
+    }
+
+
+def write_pins(pins: dict[str, Pin]) -> None:
+    """Store pins, a line each."""
+    lines = [f"  {json.dumps(name)}: {json.dumps(asdict(pins[name]))}" for name in sorted(pins)]
+    _PATH.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def _steps(kept: list[int] | None) -> tuple[int, ...] | None:
+    return None if kept is None else tuple(kept)
