@@ -78,10 +78,11 @@ class ForkServer:
         self._process: subprocess.Popen[bytes] | None = None
         with theirs:
             if shim is None:
-                self._pid = self._fork(theirs, modules)
+                self.pid = self._fork(theirs, modules)
+                """Of the server."""
             else:
                 self._process = self._start(theirs, modules, prelude, shim)
-                self._pid = self._process.pid
+                self.pid = self._process.pid
         self._ours.settimeout(_STARTING)
 
     def _fork(self, theirs: socket.socket, modules: Sequence[str]) -> int:
@@ -218,4 +219,4 @@ class ForkServer:
                 self._process.kill()
                 self._process.wait()
         else:
-            os.waitpid(self._pid, 0)
+            os.waitpid(self.pid, 0)

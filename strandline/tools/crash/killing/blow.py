@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass
 from typing import Final
 
-from strandline.tools.crash.killing.phases import Phase, Row, Target
+from strandline.tools.crash.killing.phases import AHEAD, Phase, Row, Target
 from strandline.tools.crash.shim.control import CHANGES, Action, Kind, Plan
 
 _MILLISECONDS: Final = {
@@ -24,12 +24,8 @@ _MILLISECONDS: Final = {
     Phase.RECOVERING: 5.0,
 }
 """How long each takes, about: a moment is somewhere in it."""
-_TIMES: Final = {
-    Phase.CHECKPOINTING: 4,
-    Phase.RELEASING: 2,
-    Phase.ROTATING: 3,
-}
-"""How often each comes in a script, about."""
+_TIMES: Final = {Phase.CHECKPOINTING: 4, Phase.RELEASING: 2}
+"""How often each comes in a script, about; once if it is not said."""
 _WITHIN: Final = 0.3
 """How often a call is hit in its middle, if it is a write."""
 WHILE_WRITING: Final = tuple(Phase)
@@ -42,6 +38,11 @@ class Moment:
 
     target: Target
     seconds: float
+
+    @property
+    def kill_after(self) -> float:
+        """How many seconds that is after the mark, which comes a little ahead."""
+        return AHEAD + self.seconds
 
     def __str__(self) -> str:
         return (

@@ -12,14 +12,18 @@ from strandline.tools.crash.script.many import scripts_of_many
 from strandline.tools.crash.script.model import Model
 from strandline.tools.crash.script.running import Script
 from strandline.tools.crash.script.single import single_script
-from strandline.tools.crash.script.steps import Step
+from strandline.tools.crash.script.steps import Put, Step
 
 CYCLES: Final = 16
 """How often one store is killed in a round."""
-STEPS: Final = 90
-"""Steps of a cycle: enough for two segments."""
+STEPS: Final = 120
+"""Steps of a cycle."""
 STEPS_OF_MANY: Final = 40
 """... for each of several writers."""
+_BULKY: Final = 12
+"""Of so many steps one writes much, so that a cycle needs a segment or two."""
+_MUCH: Final = 8000
+_BULKY_KEYS: Final = 3
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,9 @@ class History:
     seed: int
     writers: int
     """1 for a writer that is alone."""
+    reopens: bool = False
+    """Whether a writer that is alone closes and opens the store now and then, which leaves no
+    segment the time to become full."""
     kept: tuple[int, ...] | None = None
     """Of all steps, counted through over the writers, only these."""
 
@@ -46,15 +53,27 @@ class History:
         """Return the script of each writer in a cycle. No number comes in two cycles."""
         length = CYCLES * self.length
         if self.writers == 1:
-            scripts: list[list[Step]] = [single_script(self.seed, length)]
+            scripts: list[list[Step]] = [single_script(self.seed, length, reopen=self.reopens)]
         else:
             scripts = scripts_of_many(self.seed, self.writers, length)
         kept = None if self.kept is None else frozenset(self.kept)
         numbers = range(cycle * self.length, (cycle + 1) * self.length)
         return [
-            {n: script[n] for n in numbers if kept is None or writer * length + n in kept}
+            {
+                number: _bulky(writer, number, script[number])
+                for number in numbers
+                if kept is None or writer * length + number in kept
+            }
             for writer, script in enumerate(scripts)
         ]
+
+
+def _bulky(writer: int, number: int, step: Step) -> Step:
+    """Return what stands for a step: itself, or a put of much."""
+    if number % _BULKY:
+        return step
+    key = b"bulk%d" % (number // _BULKY % _BULKY_KEYS)
+    return Put(step.level, "", key, b"%d:%d:" % (writer, number) + bytes(_MUCH))
 
 
 @dataclass(frozen=True)
@@ -92,12 +111,13 @@ class Case:
     @classmethod
     def unpack(cls, data: dict[str, Any]) -> Case:
         """Return what was packed."""
-        target, call = data["target"], data["call"]
+        target, call, history = data["target"], data["call"], data["history"]
+        kept = history["kept"]
         values = {
             **data,
             "store": Path(data["store"]),
             "board": Path(data["board"]),
-            "history": History(**data["history"]),
+            "history": History(**{**history, "kept": kept and tuple(kept)}),
             "target": target and Target(Phase(target["phase"]), target["nth"]),
             "call": call and Call(Phase(call["phase"]), call["nth"], call["bytes"]),
         }

@@ -70,7 +70,7 @@ class Row:
 
 
 _ROW: Final = struct.Struct("<iIII")
-_AHEAD: Final = 0.0002
+AHEAD: Final = 0.0005
 """Seconds by which a target is announced ahead: whoever kills has to wake up first, and some
 phases are shorter than that takes."""
 
@@ -110,7 +110,7 @@ class Board:
         if self._target == Target(phase, row[1] + 1):
             self._target = None
             self._on_target()
-            time.sleep(_AHEAD)
+            time.sleep(AHEAD)
         with self._lock:
             self._count()
             row[0] += 1

@@ -51,6 +51,7 @@ _KILLED_AGAIN: Final = 0.25
 _AGAIN: Final = 0.2
 """How often a store is written to, and recovered once more, after it was judged."""
 _WRITERS: Final = (1, 1, 3)
+_REOPENING: Final = 0.25
 
 
 class KillLayer:
@@ -105,6 +106,8 @@ class KillBench:
         """What the processes were in the middle of when they were killed."""
         self.at_calls: Counter[Phase] = Counter()
         """Of these, those that were killed at a storage call."""
+        self.before_opening = 0
+        """How many were killed before they had come to the store."""
         self._directory = directory
         self._forked = forked
         self._shimmed = shimmed
@@ -124,8 +127,13 @@ class KillBench:
 
 
 def _history(seed: int, kept: frozenset[int] | None) -> History:
-    writers = random.Random(f"kill/writers/{seed}").choice(_WRITERS)
-    return History(seed, writers, None if kept is None else tuple(sorted(kept)))
+    choose = random.Random(f"kill/history/{seed}")
+    return History(
+        seed,
+        writers=choose.choice(_WRITERS),
+        reopens=choose.random() < _REOPENING,
+        kept=None if kept is None else tuple(sorted(kept)),
+    )
 
 
 class KillRound:
@@ -202,16 +210,13 @@ class KillRound:
         case = case.ended_by(blow)
         self._where += f" {blow}" if blow is not None else ""
         case.board.unlink(missing_ok=True)
-        seconds = blow.seconds if isinstance(blow, Moment) else None
+        seconds = blow.kill_after if isinstance(blow, Moment) else None
         ended = server.run(f"{_WORKS}:{work}", case.pack(), kill_after=seconds)
         self._check(ended)
         board = read_board(case.board) if case.board.exists() else {}
         if ended.killed:
             self.tally.faults += 1
-            within = innermost(board)
-            if within is not None:
-                self._bench.hits[within] += 1
-                self._bench.at_calls[within] += not isinstance(blow, Moment)
+            self._note_hit(innermost(board), at_call=not isinstance(blow, Moment))
         for phase, row in board.items():
             if phase not in self._counted or row.calls:
                 self._counted[phase] = row
@@ -219,6 +224,14 @@ class KillRound:
             if told.kind == BROKEN:
                 raise ViolationError(told.step, told.answer)
         return ended
+
+    def _note_hit(self, within: Phase | None, *, at_call: bool) -> None:
+        if within is None:
+            self._bench.before_opening += 1
+            return
+        self._bench.hits[within] += 1
+        if at_call:
+            self._bench.at_calls[within] += 1
 
     @staticmethod
     def _check(ended: Ended) -> None:
