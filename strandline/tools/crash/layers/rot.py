@@ -33,7 +33,7 @@ _SECONDS: Final = 90
 _MODES: Final = (
     "tolerate-torn-tail", "tolerate-torn-tail", "strict", "point-in-time", "salvage",
 )  # fmt: skip
-_UNGUARDED: Final = 0.1
+_UNGUARDED: Final = 0.2
 """How often LMDB's damage is met without any look at it first, where that can be."""
 
 

@@ -59,6 +59,8 @@ class Place(NamedTuple):
     """Its path in the store."""
     start: int
     end: int
+    heads: tuple[int, ...] = ()
+    """Where headers begin, whose bytes mean more than others."""
 
 
 class Frame(NamedTuple):
@@ -128,7 +130,8 @@ def _log(store: Path) -> Iterator[Place]:
             continue
         frames = list(frames_of(data))
         end = frames[-1].end if frames else SEGMENT_HEADER_BYTES
-        yield Place(LAST if path == begun[-1] else SEALED, name, 0, end)
+        heads = (0, *(frame.offset for frame in frames))
+        yield Place(LAST if path == begun[-1] else SEALED, name, 0, end, heads)
         if end < len(data):
             yield Place(BEHIND, name, end, len(data))
 
@@ -139,5 +142,5 @@ def _data(store: Path) -> Iterator[Place]:
     at = 0
     for kind, run in groupby(pages.kinds_of_pages(data)):
         length = len(list(run)) * page
-        yield Place(kind, DATA_FILE, at, at + length)
+        yield Place(kind, DATA_FILE, at, at + length, tuple(range(at, at + length, page)))
         at += length

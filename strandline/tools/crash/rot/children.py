@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any, Final, NamedTuple, NoReturn
 from unittest import mock
 
+import lmdb.verify  # noqa: F401 - what the probes import, once instead of in each
 import msgpack
 
 from strandline.engine import probe
@@ -28,6 +29,9 @@ from strandline.tools.crash.runner import die_with_parent
 
 Say = Callable[..., None]
 """What a child calls: the name of what it found, and what can be packed."""
+
+_AT_ONCE: Final = ("at", "told")
+"""What must be known even if the next step ends the child: what that is, what it may undo."""
 
 MEMORY_BYTES: Final = 4 << 30
 """The address space of a child: a length that rot made up must not take the machine with it."""
@@ -83,15 +87,18 @@ def _work(task: Callable[[Say], object], writer: int, seconds: int) -> NoReturn:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
 
+        pipe = os.fdopen(writer, "wb")
+
         def say(*message: Any) -> None:
-            data = msgpack.packb(message)
-            while data:
-                data = data[os.write(writer, data) :]
+            pipe.write(msgpack.packb(message))
+            if message[0] in _AT_ONCE:
+                pipe.flush()
 
         try:
             task(say)
         except BaseException:
             say("fault", traceback.format_exc(limit=-8))
+        pipe.flush()
     finally:
         os._exit(0)
 

@@ -16,6 +16,10 @@ from strandline.tools.crash.rot.anatomy import LOG, Place
 
 SECTOR: Final = 512
 PAGE: Final = 4096
+_ANYWHERE: Final = 0.5
+_LAST_HEAD: Final = 0.3
+_HEAD_BYTES: Final = 80
+"""About what a frame's header takes, or that of a page with its first pointers."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,13 @@ class _Plan:
         self.data = (store / place.file).read_bytes()
 
     def at(self) -> int:
-        """Choose a byte of the place; of a segment, half the time one of its last bytes."""
+        """Choose a byte of the place, half the time one of a header, often of the last one."""
         start, end = self.place.start, max(self.place.end, self.place.start + 1)
-        return self.choose.randrange(start, end)
+        heads = self.place.heads
+        if not heads or self.choose.random() < _ANYWHERE:
+            return self.choose.randrange(start, end)
+        head = heads[-1] if self.choose.random() < _LAST_HEAD else self.choose.choice(heads)
+        return min(head + self.choose.randrange(_HEAD_BYTES), end - 1)
 
     def block(self) -> tuple[int, int]:
         """Choose a sector or a page that the place reaches into, within the file."""

@@ -1,13 +1,13 @@
 """What a child does with a damaged store: check it, open it, read it, write to it, open it again.
 
-Everything that it finds is said at once (`Say`), so that nothing is lost when the next
-step ends the child. Errors of the store are said by class and message; any other
+What it is about to do is said (`Say`) before it does so, and with it all that it found: the
+next step can end the child. Errors of the store are said by class and message; any other
 exception goes through, and is a fault of the store.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -74,11 +74,9 @@ def _read(db: Store, keys: dict[str, list[Any]], say: Say) -> None:
         read = _tried(say, "scanning", scanned, db, name)
         if read is not None:
             say("scanned", [name, read])
+    say("at", "getting")
     for name in names:
-        for key in keys.get(name, ()):
-            value = _tried(say, "getting", _got, db, name, key)
-            if value is not None:
-                say("got", [name, key, value])
+        _get(db, name, keys.get(name, ()), say)
     counts = _tried(say, "counting", _counts, db)
     say("lengths", counts)
 
@@ -88,8 +86,16 @@ def scanned(db: Store, name: str) -> dict[Any, Any]:
     return dict(read_back(db, name).scan())
 
 
-def _got(db: Store, name: str, key: Any) -> Any:
-    return read_back(db, name).get(key)
+def _get(db: Store, name: str, keys: Iterable[Any], say: Say) -> None:
+    table = read_back(db, name)
+    for key in keys:
+        try:
+            value = table.get(key)
+        except StrandlineError as error:
+            say("error", ["getting", type(error).__name__, str(error)])
+            continue
+        if value is not None:
+            say("got", [name, key, value])
 
 
 def _counts(db: Store) -> dict[str, int]:

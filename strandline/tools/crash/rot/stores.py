@@ -1,6 +1,7 @@
 """`Specimen`: a store to be damaged, and every state that it was in.
 
     plain         a script, as it comes
+    logged        nothing was flushed: several segments lie above the watermark
     checkpointed  a flush every few steps: segments were given back and used again
     dropped       tables that were dropped, after they had been in LMDB
     recovered     a torn tail was dropped before the last steps, and lies in quarantine
@@ -28,23 +29,34 @@ from strandline.tools.crash.layer import ViolationError
 from strandline.tools.crash.oracle.crash import Crash, CrashKind
 from strandline.tools.crash.oracle.reading import difference
 from strandline.tools.crash.oracle.single import expect_single
-from strandline.tools.crash.rot.anatomy import frames_of, log_files
+from strandline.tools.crash.rot.anatomy import frames_of, header_of, log_files
 from strandline.tools.crash.rot.children import Say, run_child
 from strandline.tools.crash.rot.looking import scanned
 from strandline.tools.crash.script.model import UNLOGGED, Content, Model
 from strandline.tools.crash.script.running import Script, kept_steps, run_script, tell_opened
-from strandline.tools.crash.script.settings import settings_of
+from strandline.tools.crash.script.settings import NeverFlush, settings_of
 from strandline.tools.crash.script.single import single_script
-from strandline.tools.crash.script.steps import SYNC, Drop, Flush, Put, PutUnlogged, Step
+from strandline.tools.crash.script.steps import (
+    SYNC,
+    Drop,
+    Flush,
+    Put,
+    PutMany,
+    PutUnlogged,
+    Reopen,
+    Step,
+)
 from strandline.tools.crash.script.told import Account, Told
+from strandline.wal.format import SEGMENT_HEADER_BYTES
 
 STEPS: Final = 60
-SHAPES: Final = ("plain", "checkpointed", "dropped", "recovered")
+SHAPES: Final = ("plain", "logged", "checkpointed", "dropped", "recovered")
 SECONDS: Final = 60
 """What a writer may take."""
 
 _LARGE: Final = 24_000
 """A value that takes pages of its own in LMDB; three of them fill a segment."""
+_MANY: Final = 150
 _EARLIER: Final = (0.3, 0.6, 0.85)
 """After which part of the script the store is copied as it is."""
 
@@ -80,6 +92,12 @@ def rot_script(seed: int, shape: str) -> list[Step]:
     for number in range(0, STEPS, 7):
         key = b"large%d" % choose.randrange(5)
         steps[number] = Put(SYNC, "", key, b"0:%d:" % number + choose.randbytes(_LARGE))
+    for number in (STEPS // 4, STEPS * 3 // 5):
+        steps[number] = PutMany(SYNC, tuple(_many(choose, number)))
+    if shape == "logged":
+        for number, step in enumerate(steps):
+            if isinstance(step, Flush | Reopen):
+                steps[number] = Put(SYNC, "", b"large", choose.randbytes(_LARGE))
     if shape == "checkpointed":
         for number in range(3, STEPS, 5):
             steps[number] = Flush(SYNC)
@@ -89,6 +107,12 @@ def rot_script(seed: int, shape: str) -> list[Step]:
             steps[at + 1] = Flush(SYNC)
             steps[at + 2] = Drop(SYNC, "passing")
     return steps
+
+
+def _many(choose: random.Random, number: int) -> Iterator[tuple[bytes, bytes]]:
+    """Yield enough small entries for a tree of several levels."""
+    for _ in range(_MANY):
+        yield b"many%03d" % choose.randrange(1000), b"0:%d:" % number + choose.randbytes(40)
 
 
 def make_specimen(place: Path, seed: int, kept: frozenset[int] | None) -> Specimen:
@@ -101,6 +125,12 @@ def make_specimen(place: Path, seed: int, kept: frozenset[int] | None) -> Specim
     shape = choose.choice(SHAPES)
     # A reserve is a file of its own, and so can rot.
     options = {**settings_of(seed), "disk_reserve_bytes": 8192}
+    if shape == "logged":
+        options |= {
+            "flush_strategy": NeverFlush(),
+            "max_dirty_bytes": 1 << 20,
+            "max_log_bytes": 1 << 20,
+        }
     specimen = Specimen(place / "store", shape, choose.random() < 0.5, options)
     script = kept_steps(rot_script(seed, shape), kept)
     turn = STEPS // 2 if shape == "recovered" else 0
@@ -131,7 +161,7 @@ def _write(specimen: Specimen, place: Path, script: Script, *, closed: bool) -> 
         tell_opened(db, tell)
         db = run_script(db, reopen, script, tell)
         if closed:
-            db.close()
+            db.close(drain=specimen.shape != "logged")
             say("closed", True)
         else:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -195,9 +225,11 @@ def _tear(store: Path, choose: random.Random) -> None:
 
 
 def _end_of_log(store: Path) -> tuple[Path, int]:
-    *_, last = (path for path in log_files(store) if next(frames_of(path.read_bytes()), None))
-    *_, frame = frames_of(last.read_bytes())
-    return last, frame.end
+    """Return the segment that was written last, and where its frames end."""
+    # A prepared segment can hold those of an earlier use.
+    begun = [path for path in log_files(store) if header_of(path.read_bytes(), path)]
+    last = begun[-1]
+    return last, max([SEGMENT_HEADER_BYTES, *(f.end for f in frames_of(last.read_bytes()))])
 
 
 def values_of(specimen: Specimen) -> Iterator[tuple[str, Any, Any]]:
