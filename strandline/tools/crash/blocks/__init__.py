@@ -10,7 +10,10 @@
     daemon       the device behind BlockLog workspace  private mounts, nothing left behind
     kinds        the file systems           kernel     system calls without a name in Python
 
-The two ways differ. The shutdown is fast, and what it loses is what the kernel had not
-written yet; it loses that in order. The block log asks for every loss and every tear that
-the rules of a disk cache allow, from one run of a writer.
+The two ways differ. The shutdown is fast, and loses what the kernel had not yet written by
+itself. The block log asks for every loss and every tear that the rules of a disk cache
+allow, from one run of a writer.
+
+A worker is a process of its own, forked before any of them mounts, and works in its main
+thread: namespaces belong to threads.
 """
