@@ -76,6 +76,8 @@ class _Injector:
 
     def __call__(self, op: str, path: str) -> Fault:
         self.calls.append(op)
+        if op in ("create", "unlink"):
+            self._lost.discard(path)  # whatever has this name next is another file
         if op == "fdatasync" and path in self._lost:
             self.synced_again = path
         failure = self._failure
