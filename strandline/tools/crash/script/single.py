@@ -30,6 +30,10 @@ from strandline.tools.crash.script.steps import (
 LEVELS: Final = tuple(Durability)
 _KEYS: Final = tuple(b"%02d" % number for number in range(12))
 _LENGTHS: Final = (0, 10, 10, 100, 100, 1000, 3000)
+_FILLED: Final = 6000
+"""The length of values of which few fill a segment of 64 KiB."""
+_FILLS_EVERY: Final = 4
+"""Which scripts go through several segments, so that logs are sealed and files used again."""
 _PASSING: Final = "passing"
 """The table that is dropped and made anew: what it held must not come back."""
 
@@ -44,6 +48,8 @@ def single_script(seed: int, length: int, *, reopen: bool = True) -> list[Step]:
     ]  # fmt: skip
     if reopen:
         makers.append(_reopen)
+    if seed % _FILLS_EVERY == 2:
+        makers += [_fill] * 8
     level = choose.choice([None, None, *LEVELS])
     return [
         choose.choice(makers)(choose, number, level or choose.choice(LEVELS))
@@ -79,6 +85,11 @@ def _put_many(choose: random.Random, number: int, level: Durability) -> Step:
         (choose.choice(_KEYS), value_of(choose, number)[:500] + b"%d" % n) for n in range(count)
     ]
     return PutMany(level, tuple(items))
+
+
+def _fill(choose: random.Random, number: int, level: Durability) -> Step:
+    keys = choose.sample(_KEYS, 6)
+    return PutMany(level, tuple((key, b"0:%d:" % number + bytes(_FILLED)) for key in keys))
 
 
 def _batch(choose: random.Random, number: int, level: Durability) -> Step:
