@@ -62,7 +62,6 @@ def main() -> int:
             failures += alarm or outcome.failed is not None
             print(_line(layer, bug, outcome), flush=True)
             matrix.note(layer, bug, outcome)
-            matrix.write()
             if outcome.skipped is not None:
                 break
     missed = matrix.missed()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from pathlib import Path
 from typing import Any, Final
@@ -29,7 +30,8 @@ class Matrix:
     @classmethod
     def read(cls) -> Matrix:
         """Return what earlier runs came to, as far as its bugs and layers are still there."""
-        stored = json.loads(_JSON.read_text())["cells"] if _JSON.exists() else {}
+        text = _JSON.read_text() if _JSON.exists() else ""
+        stored = json.loads(text)["cells"] if text else {}
         return cls(
             {
                 bug: {layer: cell for layer, cell in row.items() if layer in NAMES}
@@ -39,7 +41,10 @@ class Matrix:
         )
 
     def note(self, layer: str, bug: str, outcome: Outcome) -> None:
-        """Take in one outcome; a skipped or failed cell says nothing, and leaves what is there."""
+        """Store one outcome; a skipped or failed cell says nothing, and leaves what is there.
+
+        What other runs have stored meanwhile is taken in.
+        """
         if outcome.skipped is not None or outcome.failed is not None:
             return
         cell: dict[str, Any] = {
@@ -54,7 +59,11 @@ class Matrix:
                 "seed": outcome.seed,
                 "hung": outcome.invariant == HUNG and outcome.seed is None,
             }
-        self._cells.setdefault(bug, {})[layer] = cell
+        with _JSON.open("a") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            self._cells = Matrix.read()._cells
+            self._cells.setdefault(bug, {})[layer] = cell
+            self.write()
 
     def missed(self) -> list[str]:
         """Return the bugs that no layer has caught."""
