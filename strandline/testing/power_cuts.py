@@ -100,9 +100,9 @@ class PowerCuts:
         total = self._count(program)
         only = self._settings.only
         if only is not None:
-            if only[0].change > total:
-                _no_such_cut(only, f"the program ends with change {total}")
             with self._ran(program, [only[0]]) as images:
+                if not images:
+                    _no_such_cut(only, f"the program ends with change {total}")
                 self._look_at(images[0], only[1:], invariant)
             return
         chosen = self._sample(total)
@@ -175,7 +175,9 @@ class PowerCuts:
 
     def _image(self, world: World, *stages: Stage) -> _Image:
         """Cut the power of a world now; the last of the stages says how."""
-        return _Image(world.after(stages[-1].crash), stages, copy.deepcopy(self._acknowledged))
+        # Before the image is taken: another thread may write and promise something meanwhile.
+        acknowledged = copy.deepcopy(self._acknowledged)
+        return _Image(world.after(stages[-1].crash), stages, acknowledged)
 
     # ---- the invariant
 

@@ -13,6 +13,7 @@ import contextlib
 import os
 import random
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from traceback import FrameSummary
@@ -82,10 +83,12 @@ class World:
 
         def change(op: str, path: str) -> None:
             if op in CHANGES:
-                self.changes.append(f"{op} of {self._shown(path)}")
-                before_change(len(self.changes), self.changes[-1])
+                with one_at_a_time:
+                    self.changes.append(f"{op} of {self._shown(path)}")
+                    before_change(len(self.changes), self.changes[-1])
 
         __tracebackhide__ = True
+        one_at_a_time = threading.Lock()
         self.rig.disk.faults = change
         try:
             with self._reached():

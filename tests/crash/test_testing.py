@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -270,6 +271,79 @@ def test_what_was_acknowledged_is_copied(make: Make) -> None:
     def invariant(cut: Cut) -> None:
         assert cut.acknowledged == [[0], [0, 1], [0, 1, 2]][: len(cut.acknowledged)]
         cut.acknowledged.clear()
+
+    cuts.run(program, invariant)
+
+
+def test_a_promise_alone_makes_a_cut_of_its_own(make: Make) -> None:
+    """What a cut leaves may be as before, and too little all the same once it was promised."""
+    cuts = make()
+    promised: dict[str, list[str]] = {}
+
+    def program() -> None:
+        db = strandline.open(cuts.path)
+        db.put(b"k", b"v", durability=Durability.BUFFERED)
+        cuts.acknowledge("k")
+
+    def invariant(cut: Cut) -> None:
+        promised[cut.name] = cut.acknowledged
+
+    cuts.run(program, invariant)
+    end = max(crashes_of(name)[0].change for name in promised)
+    assert promised[f"{end}:lost"] == ["k"]
+
+
+def test_a_cut_of_a_recovery_is_told_the_same_and_more(make: Make) -> None:
+    """What the program had promised holds; a recovery can promise more; one power cut is one."""
+    cuts = make(depth=2, cuts=160)
+    promised: dict[str, list[str]] = {}
+
+    def program() -> None:
+        db = strandline.open(cuts.path)
+        for key in (b"1", b"2", b"3"):
+            db.put(key, b"v")
+            cuts.acknowledge("by the program")
+
+    def invariant(cut: Cut) -> None:
+        crashes = crashes_of(cut.name)
+        killed = all(crash.way == "killed" for crash in crashes)
+        assert cut.kind == ("kill" if killed else "power cut")
+        promised[cut.name] = list(cut.acknowledged)
+        if len(crashes) == 2:
+            before = promised[str(crashes[0])]
+            assert cut.acknowledged in (before, [*before, "by the recovery"])
+        cut.acknowledged.clear()
+        with strandline.open(cuts.path) as db:
+            db[b"recovered"] = b""
+            cuts.acknowledge("by the recovery")
+
+    cuts.run(program, invariant)
+    assert any("by the recovery" in told for told in promised.values())
+    assert any(told.count("by the program") == 3 for told in promised.values())
+
+
+def test_threads_of_a_program_are_cut_too(make: Make) -> None:
+    """In whatever order they run, nothing that one of them was promised is missed by mistake."""
+    cuts = make(cuts=200)
+
+    def program() -> None:
+        db = strandline.open(cuts.path)
+
+        def write(name: int) -> None:
+            for number in range(3):
+                key = b"%d/%d" % (name, number)
+                db[key] = b"v"
+                cuts.acknowledge(key)
+
+        threads = [threading.Thread(target=write, args=(name,)) for name in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def invariant(cut: Cut) -> None:
+        with strandline.open(cuts.path) as db:
+            assert all(key in db for key in cut.acknowledged)
 
     cuts.run(program, invariant)
 
