@@ -16,6 +16,7 @@ from strandline.tools.crash.layer import Tally
 from strandline.tools.crash.oracle.after import (
     check_again,
     check_lsns,
+    check_released,
     check_report,
     check_writable,
 )
@@ -101,7 +102,7 @@ class ScriptRound:
         check_lsns(db, verdict.issued)
         if self._choose.random() < _AFTERWARDS:
             check_writable(db, verdict.issued)
-            check_again(db, lambda: _reopened(image))
+            check_released(check_again(db, lambda: _reopened(image)))
         return verdict.acknowledged
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from strandline import Durability, Store
-from strandline.errors import StrandlineError
+from strandline.errors import StoreLockedError, StrandlineError
 from strandline.recovery.report import RecoveryReport
 from strandline.tools.crash.layer import ViolationError
 from strandline.tools.crash.oracle.crash import Crash, CrashKind
 from strandline.tools.crash.oracle.reading import difference, read_whole
+from strandline.wal.lockfile import WriterLock
+from strandline.wal.real_disk import RealDisk
 
 _KEY = b"after the crash"
 
@@ -35,8 +37,30 @@ def check_lsns(db: Store, issued: int) -> None:
         raise ViolationError(12, f"LSN {following} would be issued again, up to {issued} were")
 
 
+def check_locked(db: Store) -> None:
+    """A store that is open has no second writer, who would issue the same LSNs."""
+    engine = db.engine
+    try:
+        lock = WriterLock.acquire(engine.options.disk or RealDisk(), engine.path, engine.runtime)
+    except StoreLockedError:
+        return
+    lock.close()
+    raise ViolationError(12, "a second writer can lock the store while it is open")
+
+
+def check_released(db: Store) -> None:
+    """When all is in LMDB no sealed segment is kept. For a store whose threads do not run."""
+    engine = db.engine
+    engine.checkpointer.run_or_raise()
+    engine.log.housekeep()
+    kept = [segment.path for segment in engine.log.segments.sealed]
+    if kept:
+        raise ViolationError(11, f"LMDB has all up to LSN {engine.log.stored_lsn}; kept are {kept}")
+
+
 def check_writable(db: Store, issued: int) -> None:
     """A recovered store takes a SYNC write, and gives it an LSN of its own."""
+    check_locked(db)
     try:
         lsn = db.put(_KEY, b"taken", durability=Durability.SYNC)
         found = db.get(_KEY)
