@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from strandline.tools.crash.layer import Bench, Layer, Tally
 from strandline.tools.crash.registry import load_layer
+from strandline.tools.crash.runner import die_with_parent
 from strandline.tools.crash.shrink import shrink
 from tests.crash.planted import BUGS
 
@@ -172,6 +173,7 @@ def _rounds(cell: Cell, bench: Bench) -> Outcome:
 
 
 if __name__ == "__main__":
+    die_with_parent()
     arguments = json.loads(sys.argv[1])
     steps = arguments.pop("kept")
     done = _run(Cell(**arguments, kept=None if steps is None else tuple(steps)))
