@@ -51,18 +51,18 @@ class History:
 
     def scripts(self, cycle: int) -> list[Script]:
         """Return the script of each writer in a cycle. No number comes in two cycles."""
-        length = CYCLES * self.length
+        seed, length, first = self.seed * CYCLES + cycle, self.length, cycle * self.length
         if self.writers == 1:
-            scripts: list[list[Step]] = [single_script(self.seed, length, reopen=self.reopens)]
+            alone = single_script(seed, length, reopen=self.reopens, first=first)
+            scripts: list[list[Step]] = [alone]
         else:
-            scripts = scripts_of_many(self.seed, self.writers, length)
+            scripts = scripts_of_many(seed, self.writers, length, first=first)
         kept = None if self.kept is None else frozenset(self.kept)
-        numbers = range(cycle * self.length, (cycle + 1) * self.length)
         return [
             {
-                number: _bulky(writer, number, script[number])
-                for number in numbers
-                if kept is None or writer * length + number in kept
+                number: _bulky(writer, number, step)
+                for number, step in enumerate(script, first)
+                if kept is None or writer * CYCLES * length + number in kept
             }
             for writer, script in enumerate(scripts)
         ]

@@ -185,7 +185,7 @@ def _watch_recovering(board: Board) -> None:
 
     def surveyed(*arguments: Any, **options: Any) -> Survey:
         found = survey(*arguments, **options)
-        if not found.clean or found.last_lsn > found.watermark_lsn:
+        if found.last_lsn and (not found.clean or found.last_lsn > found.watermark_lsn):
             recovering.begun = True
             board.enter(Phase.RECOVERING)
         return found

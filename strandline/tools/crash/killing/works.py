@@ -7,6 +7,7 @@ says its verdict, or that.
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import Any, Final
 
@@ -80,6 +81,9 @@ def recover(argument: dict[str, Any], talk: Talk) -> None:
 
 def judge(argument: dict[str, Any], talk: Talk) -> None:
     """Open the store and hold it against what was told; say the base of the next cycle."""
+    # As in a frozen program, LMDB's file is verified here: this process may end by it, and
+    # starting another for it would take longer than all the rest. The others do start one.
+    setattr(sys, "frozen", True)  # noqa: B010
     case = Case.unpack(argument["case"])
     base = unpack_model(argument["base"])
     account = Account.of(unpack(argument["said"]))

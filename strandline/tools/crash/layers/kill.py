@@ -46,6 +46,7 @@ from strandline.tools.crash.script.told import unpack
 from strandline.tools.crash.shim import build
 
 _WORKS: Final = "strandline.tools.crash.killing.works"
+_MODULES: Final = (_WORKS, "lmdb.verify")
 _KILLED_AGAIN: Final = 0.25
 """How often the recovery from a kill is killed too, and the one after that."""
 _AGAIN: Final = 0.2
@@ -87,7 +88,7 @@ class KillLayer:
                 folder = directory / name
                 folder.mkdir()
                 return servers.enter_context(
-                    ForkServer(folder, modules=[_WORKS], patience=self._patience, **how)
+                    ForkServer(folder, modules=_MODULES, patience=self._patience, **how)
                 )
 
             forked = start("forked")

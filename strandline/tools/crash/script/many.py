@@ -20,13 +20,17 @@ _KEYS: Final = tuple(b"k%d" % number for number in range(6))
 _COUNTERS: Final = (b"c0", b"c1")
 
 
-def scripts_of_many(seed: int, writers: int, length: int) -> list[list[Step]]:
-    """Return the steps of each writer. Tables `OTHER` and `COUNTERS` are made beforehand."""
-    return [_script(random.Random(f"many/{seed}/{n}"), n, length) for n in range(writers)]
+def scripts_of_many(seed: int, writers: int, length: int, *, first: int = 0) -> list[list[Step]]:
+    """Return the steps of each writer; their values count from `first`.
+
+    Tables `OTHER` and `COUNTERS` are made beforehand.
+    """
+    numbers = range(first, first + length)
+    return [_script(random.Random(f"many/{seed}/{n}"), n, numbers) for n in range(writers)]
 
 
-def _script(choose: random.Random, writer: int, length: int) -> list[Step]:
-    return [_step(choose, writer, number) for number in range(length)]
+def _script(choose: random.Random, writer: int, numbers: range) -> list[Step]:
+    return [_step(choose, writer, number) for number in numbers]
 
 
 def _step(choose: random.Random, writer: int, number: int) -> Step:

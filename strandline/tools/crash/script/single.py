@@ -38,8 +38,8 @@ _PASSING: Final = "passing"
 """The table that is dropped and made anew: what it held must not come back."""
 
 
-def single_script(seed: int, length: int, *, reopen: bool = True) -> list[Step]:
-    """Return the steps of a writer that is alone."""
+def single_script(seed: int, length: int, *, reopen: bool = True, first: int = 0) -> list[Step]:
+    """Return the steps of a writer that is alone; their values count from `first`."""
     choose = random.Random(f"single/{seed}")
     makers: list[_Maker] = [
         *[_put] * 8, _put_many, _put_many, _batch, _batch, _batch, _incr, _incr, _swap,
@@ -53,7 +53,7 @@ def single_script(seed: int, length: int, *, reopen: bool = True) -> list[Step]:
     level = choose.choice([None, None, *LEVELS])
     return [
         choose.choice(makers)(choose, number, level or choose.choice(LEVELS))
-        for number in range(length)
+        for number in range(first, first + length)
     ]
 
 
