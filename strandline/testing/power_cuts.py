@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn
 
@@ -28,6 +29,8 @@ from strandline.tools.crash.simulation.rig import Rig
 
 _AT_ONCE: Final = 64
 """How many images are kept at one time."""
+_DEEPER: Final = 3
+"""How often the recovery of one image is cut."""
 
 Program = Callable[[], object]
 Invariant = Callable[[Cut], object]
@@ -58,10 +61,12 @@ class _Image:
     def crashes(self) -> Crashes:
         return tuple(stage.crash for stage in self.stages)
 
+    @property
+    def kind(self) -> Literal["power cut", "kill"]:
+        return "kill" if all(crash.way == "killed" for crash in self.crashes) else "power cut"
+
     def cut(self) -> Cut:
-        killed = all(crash.way == "killed" for crash in self.crashes)
-        kind: Literal["power cut", "kill"] = "kill" if killed else "power cut"
-        return Cut(name_of(self.crashes), kind, copy.deepcopy(self.acknowledged))
+        return Cut(name_of(self.crashes), self.kind, copy.deepcopy(self.acknowledged))
 
 
 class PowerCuts:
@@ -145,13 +150,7 @@ class PowerCuts:
             for crash in crashes:
                 if crash.change == number:
                     image = self._image(world, Stage(crash, change, calling_lines()))
-                    # What was promised is told by its number: nothing is ever taken back.
-                    likeness = (*image.world.likeness(), len(image.acknowledged))
-                    if likeness in self._seen:
-                        image.world.release()
-                    else:
-                        self._seen.add(likeness)
-                        images.append(image)
+                    self._keep_new(image, images)
 
         try:
             with Rig(base) as rig:
@@ -179,48 +178,71 @@ class PowerCuts:
         acknowledged = copy.deepcopy(self._acknowledged)
         return _Image(world.after(stages[-1].crash), stages, acknowledged)
 
+    def _keep_new(self, image: _Image, images: list[_Image]) -> None:
+        """Keep an image, unless an invariant could not tell it from an earlier one."""
+        # What was promised is told by its number: nothing is ever taken back.
+        likeness = (*image.world.likeness(), image.kind, len(image.acknowledged))
+        if likeness in self._seen:
+            image.world.release()
+        else:
+            self._seen.add(likeness)
+            images.append(image)
+
     # ---- the invariant
 
     def _look(self, image: _Image, invariant: Invariant, depth: int) -> None:
-        """Check an image; then cut its recovery too, somewhere, and check what that leaves."""
+        """Check an image; then cut its recovery too, here and there, and check what that leaves."""
         __tracebackhide__ = True
         if depth == 1:
             self._check(image, image.world, invariant)
         else:
             world = image.world.again()
             self._check(image, world, invariant)
-            choose = random.Random(f"{self._settings.seed}/{name_of(image.crashes)}")
-            crash = Crash(choose.randint(1, len(world.changes) + 1), choose.choice(list(WAYS)))
+            crashes = self._sample_recovery(image, len(world.changes) + 1)
             world.release()
-            self._look(self._deeper(image, crash, invariant), invariant, depth - 1)
+            for deeper in self._deeper(image, crashes, invariant):
+                self._look(deeper, invariant, depth - 1)
         image.world.release()
 
-    def _look_at(self, image: _Image, deeper: Crashes, invariant: Invariant) -> None:
+    def _look_at(self, image: _Image, crashes: Crashes, invariant: Invariant) -> None:
         """Check one image that was asked for, or what cuts of its recovery leave."""
         __tracebackhide__ = True
-        for crash in deeper:
-            image = self._deeper(image, crash, invariant)
+        for crash in crashes:
+            self._seen.clear()  # this one was asked for, whatever it is like
+            deeper = self._deeper(image, [crash], invariant)
+            if not deeper:
+                _no_such_cut((*image.crashes, crash), "the recovery ends before that")
+            image = deeper[0]
         self._check(image, image.world, invariant)
+
+    def _sample_recovery(self, image: _Image, total: int) -> list[Crash]:
+        """Choose cuts of a recovery: in each part of it one, at random."""
+        choose = random.Random(f"{self._settings.seed}/{name_of(image.crashes)}")
+        bounds = [total * part // _DEEPER for part in range(_DEEPER + 1)]
+        return [
+            Crash(choose.randint(first + 1, last), choose.choice(list(WAYS)))
+            for first, last in pairwise(bounds)
+            if first < last
+        ]
 
     def _check(self, image: _Image, world: World, invariant: Invariant) -> None:
         __tracebackhide__ = True
         self.tally["cuts" if len(image.stages) == 1 else "in recoveries"] += 1
         self._recover(image, world, invariant, lambda _number, _change: None)
 
-    def _deeper(self, image: _Image, crash: Crash, invariant: Invariant) -> _Image:
-        """Cut the recovery of an image."""
+    def _deeper(self, image: _Image, crashes: list[Crash], invariant: Invariant) -> list[_Image]:
+        """Run the recovery of an image to its end; return what these crashes of it leave."""
         __tracebackhide__ = True
-        taken: list[_Image] = []
+        images: list[_Image] = []
 
         def before_change(number: int, change: str) -> None:
-            if number == crash.change:
-                stages = (*image.stages, Stage(crash, change, calling_lines()))
-                taken.append(self._image(image.world, *stages))
+            for crash in crashes:
+                if crash.change == number:
+                    stages = (*image.stages, Stage(crash, change, calling_lines()))
+                    self._keep_new(self._image(image.world, *stages), images)
 
         self._recover(image, image.world, invariant, before_change)
-        if not taken:
-            _no_such_cut((*image.crashes, crash), "the recovery ends before that")
-        return taken[0]
+        return images
 
     def _recover(self, image: _Image, world: World, invariant: Invariant, hook: Hook) -> None:
         """Call the invariant; add to what it raises which cut it was."""

@@ -15,6 +15,7 @@ from strandline import open as open_under_another_name
 from strandline.errors import InvalidRequestError, StoreLockedError
 from strandline.testing.cut import Crash, Cut, crashes_of, name_of
 from strandline.testing.power_cuts import PowerCuts, Settings
+from strandline.testing.world import World
 
 Make = Callable[..., PowerCuts]
 
@@ -182,8 +183,11 @@ def test_weak_writes_are_cut_off_from_each_other(make: Make) -> None:
     assert len(found) > 3
 
 
-def test_cuts_are_before_every_change_and_at_the_end(make: Make) -> None:
-    """Without a limit that is reached no moment is left out; where nothing differs, one image."""
+def test_cuts_are_before_every_change_and_at_the_end(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a limit that is reached no moment is left out, but for what leaves the same."""
+    monkeypatch.setattr(World, "likeness", lambda _: (object(),))
     cuts = make(cuts=10_000)
     moments: set[int] = set()
 
@@ -198,7 +202,20 @@ def test_cuts_are_before_every_change_and_at_the_end(make: Make) -> None:
 
     cuts.run(program, invariant)
     assert moments == set(range(1, max(moments) + 1))
-    assert cuts.tally == {"cuts": cuts.tally["cuts"], "in recoveries": 0}
+
+
+def test_what_is_equal_is_looked_at_once(make: Make) -> None:
+    """Where all is synced, every power cut leaves the same; so do two moments now and then."""
+    cuts = make(cuts=10_000)
+    names: list[str] = []
+
+    def program() -> None:
+        strandline.open(cuts.path).sync()
+
+    cuts.run(program, lambda cut: names.append(cut.name))
+    assert names[:2] == ["1:lost", "1:killed"]
+    assert not any(name.startswith("1:random") for name in names)
+    assert cuts.tally == {"cuts": len(names), "in recoveries": 0}
 
 
 def test_fewer_cuts_are_spread_over_the_whole_run(make: Make) -> None:

@@ -56,7 +56,7 @@ def test_the_summary_says_how_many_cuts_there_were(pytester: pytest.Pytester) ->
     result.assert_outcomes(passed=1)
     cuts, deeper = counts(result)
     assert 20 <= cuts <= 40
-    assert deeper == cuts
+    assert deeper > cuts
 
 
 def test_the_summary_counts_over_processes(pytester: pytest.Pytester) -> None:
@@ -120,10 +120,12 @@ def example(pytester: pytest.Pytester) -> pytest.Pytester:
 
 
 def test_the_ledger_of_the_example_holds(example: pytest.Pytester) -> None:
-    """Its test passes, after hundreds of cuts."""
+    """Its test passes, after more than a hundred cuts."""
     result = run(example, "order_ledger")
     result.assert_outcomes(passed=1)
-    assert counts(result)[0] > 100
+    cuts, deeper = counts(result)
+    assert cuts > 80
+    assert deeper > 80
 
 
 def test_the_guide_shows_what_is_printed(example: pytest.Pytester) -> None:

@@ -171,7 +171,7 @@ class Rig:
 
     def fingerprint(self) -> bytes:
         """Return a digest of what is on the disk and in LMDB, and of how much a cut can lose."""
-        return _fingerprint(self.disk, self._read_lmdb())
+        return _fingerprint(self.disk, self._top, self._read_lmdb())
 
     # Images ---------------------------------------------------------------------------
 
@@ -208,7 +208,7 @@ class Rig:
                 return
             for policy in policies:
                 disk = self.disk.kill() if policy == "kill" else self.disk.crash(policy)
-                fingerprint = _fingerprint(disk, self._read_lmdb())
+                fingerprint = _fingerprint(disk, self._top, self._read_lmdb())
                 if fingerprint in seen:
                     continue
                 seen.add(fingerprint)
@@ -282,8 +282,11 @@ class Rig:
             self.disk.faults = hook
 
 
-def _fingerprint(disk: SimulatedDisk, lmdb: bytes | None) -> bytes:
-    """Return a digest of what an image would hold, and of how much of it is not durable."""
+def _fingerprint(disk: SimulatedDisk, top: Path, lmdb: bytes | None) -> bytes:
+    """Return a digest of what an image would hold, and of how much of it is not durable.
+
+    Below `top` alone: every image lies under a number of its own.
+    """
     digest = xxhash.xxh3_128(lmdb or b"")
 
     def add(directory: Directory) -> None:
@@ -295,7 +298,7 @@ def _fingerprint(disk: SimulatedDisk, lmdb: bytes | None) -> bytes:
             else:
                 digest.update(len(node.current).to_bytes(8) + bytes(node.current))
 
-    add(disk._root)
+    add(disk._directory(str(top)))
     digest.update(disk.pending().to_bytes(8))
     return digest.digest()
 
