@@ -232,6 +232,10 @@ class Log(LogTail):
         self.write_sync_mark()
         return True
 
+    def sync_due(self) -> float:
+        """Return in how many seconds the oldest write that is not synced has to be."""
+        return self._oldest_unsynced() + self.sync_interval - self.runtime.monotonic()
+
     def has_unsynced(self) -> bool:
         """Tell whether anything is queued or written that is not synced."""
         return bool(self.tail[3] > self.synced_lsn or self.closed or not self.group.is_empty())

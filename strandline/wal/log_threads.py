@@ -19,6 +19,8 @@ from strandline.wal.runtime import Worker
 
 _RETRY: Final = 0.25
 """Seconds between attempts while the disk is full."""
+_BRIEFEST: Final = 0.0002
+"""Seconds that the housekeeping sleeps at least, so that others run while it is busy."""
 
 
 class LogThreads:
@@ -74,7 +76,8 @@ class LogThreads:
             idle = False
             while not idle and not self._stopping:
                 try:
-                    self._tick.get(timeout=self._interval)
+                    # Not later than what is oldest falls due: the interval is a promise.
+                    self._tick.get(timeout=max(_BRIEFEST, min(self._interval, log.sync_due())))
                 except queue.Empty:
                     pass
                 if self._stopping:
