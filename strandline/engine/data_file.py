@@ -149,6 +149,8 @@ def reserve(path: str, offset: int, room: int) -> None:
     Where the file system cannot, the room that is free is taken for an answer. Raises
     OSError, ENOSPC or EDQUOT, if there is less; what was set aside by then is given back.
     """
+    if not room:
+        return  # fallocate takes a length of 0 for a mistake
     # Asked first, for fallocate takes all that is free before it finds that it is too little.
     state = os.statvfs(path)
     if state.f_bavail * state.f_frsize < room:

@@ -12,6 +12,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
+from strandline.engine import data_file
 from strandline.engine.backing import (
     Backing,
     CommitOutcomeUnknown,
@@ -245,6 +246,23 @@ def test_room_is_reserved_without_making_the_file_longer(backing: Backing) -> No
     with pytest.raises(DiskFullError, match="free some space"):
         backing.reserve(2 * state.f_blocks * state.f_frsize)
     assert data.stat().st_size == before.st_size
+
+
+def test_no_room_is_not_asked_for(backing: Backing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fallocate answers EINVAL to a length of 0, as to one that the file system cannot reserve.
+
+    A checkpoint with nothing dirty asked for that, and took the answer for the second.
+    """
+    asked: list[int] = []
+
+    def fallocate(descriptor: int, mode: int, offset: int, room: int) -> int:
+        asked.append(room)
+        return 0
+
+    monkeypatch.setattr(data_file, "_fallocate", lambda: fallocate)
+    backing.reserve(0)
+    backing.reserve(4096)
+    assert asked == [4096]
 
 
 def test_a_closed_store_answers_nothing(backing: Backing) -> None:
