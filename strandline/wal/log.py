@@ -233,8 +233,12 @@ class Log(LogTail):
         return True
 
     def sync_due(self) -> float:
-        """Return in how many seconds the oldest write that is not synced has to be."""
-        return self._oldest_unsynced() + self.sync_interval - self.runtime.monotonic()
+        """Return in how many seconds the oldest write that is not synced has to be.
+
+        Where there is none, one may come the moment after: it is not due before that.
+        """
+        now = self.runtime.monotonic()
+        return min(self._oldest_unsynced(), now) + self.sync_interval - now
 
     def has_unsynced(self) -> bool:
         """Tell whether anything is queued or written that is not synced."""
