@@ -32,8 +32,17 @@ class Crash:
     synced_after: float = math.inf
     """The age from which any logged write must be on disk."""
 
+    def is_late(self, told: Told) -> bool:
+        """Tell whether something was said when the crash had come already: it is no promise.
+
+        A kernel that loses its disk can still answer a call, even a sync, as if it had not.
+        """
+        return told.at > self.at
+
     def respects(self, step: Step, told: Told) -> bool:
         """Tell whether a step that was acknowledged must be there."""
+        if self.is_late(told):
+            return False
         if step.covers_all or step.level is Durability.SYNC:
             return True
         age = self.at - told.at

@@ -129,7 +129,7 @@ def _history(scripts: Sequence[Script], account: Account, crash: Crash) -> _Hist
         _take(history, name, step, told, values, crash)
         if crash.respects(step, told) and not isinstance(step, Get | Sync):
             history.required[name] = f"writer {name.writer}, step {name.step}: it was acknowledged"
-        if isinstance(step, Sync):
+        if isinstance(step, Sync) and not crash.is_late(told):
             # It began after the last thing that its writer said, so it covers all before that.
             for covered in told_so_far[: seen_at_last.get(told.writer, 0)]:
                 history.required.setdefault(covered, "a later sync() covers it")
@@ -172,7 +172,7 @@ def _take(
         answers[told.answer] = name
         order.append((name, (step.key, told.answer)))
         history.acknowledged += 1
-    elif isinstance(step, Get) and told.answer is not None:
+    elif isinstance(step, Get) and told.answer is not None and not crash.is_late(told):
         _note_shown(history, step, told, values, crash)
 
 

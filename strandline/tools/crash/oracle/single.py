@@ -196,7 +196,8 @@ def expect_single(base: Model, script: Script, account: Account, crash: Crash) -
         if told.kind == REFUSED:
             prefixes.refuse(number, step, *told.answer)
         else:
-            prefixes.take(number, step, told if told.kind == DONE else None, crash)
+            certain = told.kind == DONE and not crash.is_late(told)
+            prefixes.take(number, step, told if certain else None, crash)
     under_way = next(steps, None)
     if under_way is not None and account.opened:
         prefixes.take(*under_way, None, crash)
