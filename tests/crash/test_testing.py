@@ -472,3 +472,19 @@ def test_a_cut_beyond_the_end_is_refused(make: Make) -> None:
 
         with pytest.raises(pytest.fail.Exception, match="there is no such cut"):
             cuts.run(program, accept)
+
+
+def test_what_is_asked_for_is_looked_at(make: Make) -> None:
+    """Also where it leaves what an earlier cut left, as one before a recovery's first change."""
+    cuts = make(only=(Crash(3, "lost"), Crash(1, "lost")))
+    names: list[str] = []
+
+    def program() -> None:
+        strandline.open(cuts.path)
+
+    def invariant(cut: Cut) -> None:
+        strandline.open(cuts.path)
+        names.append(cut.name)
+
+    cuts.run(program, invariant)
+    assert names == ["3:lost", "3:lost,1:lost"]
