@@ -176,6 +176,7 @@ class SimulatedErrors:
 
     def _take_steps(self, rig: Rig, db: Store, told: list[Told], injector: _Injector) -> None:
         sync_failed = False
+        crashed = False
         for number, step in self._script.items():
             behind = random.Random(f"behind/{self._seed}/{number}")
             try:
@@ -190,6 +191,10 @@ class SimulatedErrors:
             if error is not None:
                 self._check_error(db, error, injector)
             sync_failed = sync_failed or _log_sync_failed(injector)
+            if injector.failed and not crashed:
+                # Also at once: later steps, a flush above all, make good what is lost of the log.
+                crashed = True
+                self._crash(rig, told)
             _background(rig, behind)
             sync_failed = sync_failed or _log_sync_failed(injector)
         if injector.synced_again is not None:
