@@ -57,6 +57,22 @@ def fail(argument: Any, talk: Talk) -> None:
     raise ValueError(f"no such thing as {argument}")
 
 
+def say_and_fail(seconds: float, talk: Talk) -> None:
+    """Say something, and raise an error a while after the mark."""
+    talk.say(b"said")
+    talk.mark()
+    time.sleep(seconds)
+    raise ValueError
+
+
+def say_and_abort(seconds: float, talk: Talk) -> None:
+    """The same, ended by a signal."""
+    talk.say(b"said")
+    talk.mark()
+    time.sleep(seconds)
+    os.abort()
+
+
 def preloaded(_: Any, talk: Talk) -> None:
     """Say whether the shim is under this process, and whether the bug was planted."""
     shim = "strandline_shim" if "LD_PRELOAD" in os.environ else "none"

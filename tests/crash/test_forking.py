@@ -44,6 +44,24 @@ def test_killed_after_its_mark(server: ForkServer) -> None:
     assert list(range(len(numbers))) == numbers
 
 
+def test_what_is_said_under_a_blow_is_told_apart(server: ForkServer) -> None:
+    """What was taken in before it is `said`, what came later is `late`; nothing is missing."""
+    ended = server.run(f"{_WORKS}:count", 1000, kill_after=0.001, blow=lambda: time.sleep(0.02))
+    assert ended.killed
+    numbers = [int(line) for line in (ended.said + ended.late).splitlines()]
+    assert list(range(len(numbers))) == numbers
+    assert ended.said.count(b"\n") >= 1000
+    assert ended.late.count(b"\n") > 0
+
+
+@pytest.mark.parametrize("work", ["say_and_fail", "say_and_abort"])
+def test_what_a_child_does_under_a_blow_is_no_error(server: ForkServer, work: str) -> None:
+    """It may raise, and end by a signal: its disk was taken away, say."""
+    ended = server.run(f"{_WORKS}:{work}", 0.05, kill_after=0.0, blow=lambda: time.sleep(0.5))
+    assert (b"said", False, "") == (ended.said, ended.killed, ended.crashed)
+    assert b"7" == server.run(f"{_WORKS}:echo", 7).said
+
+
 def test_a_child_that_hangs_is_ended_and_shows_its_stack(tmp_path: Path) -> None:
     """After its patience; the server lives on."""
     with ForkServer(tmp_path, modules=[_WORKS], patience=0.3) as server:

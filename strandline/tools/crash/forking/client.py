@@ -11,11 +11,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
@@ -43,6 +43,8 @@ class Ended:
     """How a child ended."""
 
     said: bytes
+    late: bytes
+    """What it said, or may have said, under a blow; empty where there was none."""
     killed: bool
     """By SIGKILL: this side's, or that of the shim."""
     hung: bool
@@ -51,6 +53,15 @@ class Ended:
     """The name of the signal that ended it, an empty string if none but SIGKILL did."""
     stacks: str
     """Where its threads were, if it hung or crashed."""
+
+
+class _Heard(NamedTuple):
+    """What a child said until its end."""
+
+    said: bytes
+    late: bytes | None = None
+    """None if no blow fell."""
+    hung: bool = False
 
 
 class ForkServer:
@@ -120,11 +131,20 @@ class ForkServer:
                 stderr=errors,
             )
 
-    def run(self, work: str, argument: Any, *, kill_after: float | None = None) -> Ended:
+    def run(
+        self,
+        work: str,
+        argument: Any,
+        *,
+        kill_after: float | None = None,
+        blow: Callable[[], object] | None = None,
+    ) -> Ended:
         """Let a child do one work; return when it has ended.
 
         `kill_after`: so many seconds after its mark it is killed. A child without a mark is
         left to end by itself. One that takes longer than `patience` is killed, and `hung`.
+        `blow`: what strikes it just before it is killed. Only what was taken in by then is
+        `said`, the rest is `late`; and whatever it does under the blow is no error.
 
         Raises:
             RuntimeError: The work raised an error; the text has its traceback.
@@ -140,13 +160,18 @@ class ForkServer:
             finally:
                 os.close(answers_end)
                 os.close(marks_end)
-            said, hung = self._listen(pid, answers, marks, kill_after)
+            heard = self._listen(pid, answers, marks, kill_after, blow)
             status = self._ask(WAIT)
-        return self._ended(work, said, status, hung=hung)
+        return self._ended(work, heard, status)
 
     def _listen(
-        self, pid: int, answers: int, marks: int, kill_after: float | None
-    ) -> tuple[bytes, bool]:
+        self,
+        pid: int,
+        answers: int,
+        marks: int,
+        kill_after: float | None,
+        blow: Callable[[], object] | None,
+    ) -> _Heard:
         """Take in all that a child says until it ends, and kill it when it is time."""
         said = bytearray()
         limit = time.monotonic() + self._patience + _MORE
@@ -165,26 +190,30 @@ class ForkServer:
                 if answers in ready:
                     piece = os.read(answers, 1 << 16)
                     if not piece:
-                        return bytes(said), False
+                        return _Heard(bytes(said))
                     said += piece
                 now = time.monotonic()
                 if kill_at is not None and now >= kill_at:
+                    if blow is not None:
+                        return _Heard(bytes(said), _struck(pid, answers, blow))
                     os.kill(pid, signal.SIGKILL)
                     kill_at = None
                 elif now >= limit:
                     os.kill(pid, signal.SIGKILL)
-                    while piece := os.read(answers, 1 << 16):
-                        said += piece
-                    return bytes(said), True
+                    return _Heard(bytes(said) + _rest(answers), hung=True)
 
-    def _ended(self, work: str, said: bytes, status: int, *, hung: bool) -> Ended:
+    def _ended(self, work: str, heard: _Heard, status: int) -> Ended:
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         stacks = (self._folder / STACKS).read_text(errors="replace")
-        if os.WIFEXITED(status) and (code := os.WEXITSTATUS(status)):
+        struck = heard.late is not None
+        if os.WIFEXITED(status) and (code := os.WEXITSTATUS(status)) and not struck:
             what = "raised" if code == FAILED else f"ended its process with status {code}"
             raise RuntimeError(f"{work} {what}:\n{stacks}")
-        crashed = signal.Signals(number).name if number not in (0, signal.SIGKILL) else ""
-        return Ended(said, number == signal.SIGKILL, hung, crashed, stacks)
+        crashed = ""
+        if number not in (0, signal.SIGKILL) and not struck:
+            crashed = signal.Signals(number).name
+        killed = number == signal.SIGKILL
+        return Ended(heard.said, heard.late or b"", killed, heard.hung, crashed, stacks)
 
     def _ask(self, word: bytes, descriptors: Sequence[int] = ()) -> int:
         try:
@@ -220,3 +249,20 @@ class ForkServer:
                 self._process.wait()
         else:
             os.waitpid(self.pid, 0)
+
+
+def _struck(pid: int, answers: int, blow: Callable[[], object]) -> bytes:
+    """Let the blow fall and kill the child; return what it said meanwhile."""
+    try:
+        blow()
+    finally:
+        os.kill(pid, signal.SIGKILL)
+    return _rest(answers)
+
+
+def _rest(answers: int) -> bytes:
+    """Return all that comes until the other side has ended."""
+    said = bytearray()
+    while piece := os.read(answers, 1 << 16):
+        said += piece
+    return bytes(said)
