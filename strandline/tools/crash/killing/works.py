@@ -8,7 +8,6 @@ says its verdict, or that.
 from __future__ import annotations
 
 import sys
-import threading
 from typing import Any, Final
 
 import msgpack
@@ -30,7 +29,7 @@ from strandline.tools.crash.oracle.crash import Crash, CrashKind
 from strandline.tools.crash.oracle.many import judge_many
 from strandline.tools.crash.oracle.single import judge_single
 from strandline.tools.crash.script.many import COUNTERS, OTHER
-from strandline.tools.crash.script.running import Script, run_script, tell_opened
+from strandline.tools.crash.script.running import run_script, run_together, tell_opened
 from strandline.tools.crash.script.settings import settings_of
 from strandline.tools.crash.script.told import Account, Told, unpack
 from strandline.tools.crash.shim import control
@@ -59,7 +58,7 @@ def write(argument: dict[str, Any], talk: Talk) -> None:
                 for name in (OTHER, COUNTERS):
                     db.table(name)
                 tell_opened(db, tell)
-                _run_together(db, scripts, tell)
+                run_together(db, scripts, tell)
         db.close(drain=case.drain)
     except ViolationError as error:
         _say_broken(talk, error)
@@ -134,28 +133,6 @@ def _open(case: Case) -> Store:
 def _reopened(db: Store, case: Case) -> Store:
     db.close(drain=case.drain)
     return _open(case)
-
-
-def _run_together(db: Store, scripts: list[Script], tell: Any) -> None:
-    """Let each writer take its script on a thread of its own."""
-    errors: list[BaseException] = []
-
-    def take(writer: int, script: Script) -> None:
-        try:
-            run_script(db, lambda: db, script, tell, writer=writer)
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [
-        threading.Thread(target=take, args=(writer, script), daemon=True)
-        for writer, script in enumerate(scripts)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
 
 
 def _unexpected(error: Exception) -> ViolationError:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from strandline import Store
@@ -39,6 +40,28 @@ def run_script(
         if isinstance(step, Reopen):
             tell_opened(db, tell)
     return db
+
+
+def run_together(db: Store, scripts: Sequence[Script], tell: Tell) -> None:
+    """Let each writer take its script on a thread of its own; raise the first error of any."""
+    errors: list[BaseException] = []
+
+    def take(writer: int, script: Script) -> None:
+        try:
+            run_script(db, lambda: db, script, tell, writer=writer)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [
+        threading.Thread(target=take, args=(writer, script), daemon=True)
+        for writer, script in enumerate(scripts)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
 
 
 def attempt(db: Store, number: int, step: Step, tell: Tell, *, writer: int = 0) -> Any:
