@@ -21,6 +21,10 @@ from strandline.tools.crash.script.model import UNLOGGED
 from strandline.tools.crash.script.steps import table_of
 
 AFTERWARDS: Final = b"after the damage"
+NOT_FLUSHED: Final = "FlushReport"
+"""Stands for an error: a flush does not raise, it reports what remains."""
+_PATIENCE: Final = 3.0
+"""Seconds for a flush; one that meets damaged pages is tried again and again."""
 
 
 def read_back(db: Store, name: str) -> Any:
@@ -37,7 +41,7 @@ def look(path: Path, keys: dict[str, list[Any]], options: dict[str, Any], say: S
             return
         try:
             _read(db, keys, say)
-            worked = _tried(say, "writing", _write, db)
+            worked = _tried(say, "writing", _write, db, say)
         finally:
             closed = _tried(say, "closing", _close, db)
         if worked and closed:
@@ -70,13 +74,15 @@ def _read(db: Store, keys: dict[str, list[Any]], say: Say) -> None:
     say("report", [told, torn is not None, report.summary()])
     say("next", db.engine.log.next_lsn())
     names = ["", *db.tables()]
+    asked = {name: dict.fromkeys(keys.get(name, ())) for name in names}
     for name in names:
         read = _tried(say, "scanning", scanned, db, name)
         if read is not None:
             say("scanned", [name, read])
+            asked[name].update(read)
     say("at", "getting")
     for name in names:
-        _get(db, name, keys.get(name, ()), say)
+        _get(db, name, asked[name], say)
     counts = _tried(say, "counting", _counts, db)
     say("lengths", counts)
 
@@ -103,18 +109,23 @@ def _counts(db: Store) -> dict[str, int]:
 
 
 def _close(db: Store) -> bool:
-    db.close()
+    db.close(timeout=_PATIENCE)
     return True
 
 
-def _write(db: Store) -> bool:
-    """Write at every level, bring it to LMDB, and read it."""
+def _write(db: Store, say: Say) -> bool:
+    """Write at every level and bring it to LMDB; say what remains, and why."""
     for number, level in enumerate(Durability):
         db.put(b"%s %d" % (AFTERWARDS, number), b"goes on", durability=level)
-    db.flush(timeout=20)
+    remaining = db.flush(timeout=_PATIENCE).remaining
+    if remaining:
+        say("error", ["flushing", NOT_FLUSHED, f"{remaining} remain: {db.health().reason}"])
     return True
 
 
 def _again(path: Path, options: dict[str, Any], say: Say) -> None:
-    with strandline.open(path, **options) as db:
+    db = strandline.open(path, **options)
+    try:
         say("again", {name: scanned(db, name) for name in ["", *db.tables()]})
+    finally:
+        _close(db)

@@ -85,6 +85,12 @@ class Specimen:
         return self.states[-1]
 
 
+def shape_of(seed: int) -> tuple[str, bool]:
+    """Return the shape of a seed's store, and whether it is closed in order."""
+    choose = random.Random(f"rot/store/{seed}")
+    return choose.choice(SHAPES), choose.random() < 0.5
+
+
 def rot_script(seed: int, shape: str) -> list[Step]:
     """Return the steps of a seed: those of any single writer, large values, and the shape's own."""
     choose = random.Random(f"rot/script/{seed}")
@@ -121,8 +127,8 @@ def make_specimen(place: Path, seed: int, kept: frozenset[int] | None) -> Specim
     Raises:
         ViolationError: it does not hold what was written, with nothing damaged yet.
     """
-    choose = random.Random(f"rot/store/{seed}")
-    shape = choose.choice(SHAPES)
+    choose = random.Random(f"rot/tear/{seed}")
+    shape, closed = shape_of(seed)
     # A reserve is a file of its own, and so can rot.
     options = {**settings_of(seed), "disk_reserve_bytes": 8192}
     if shape == "logged":
@@ -131,7 +137,7 @@ def make_specimen(place: Path, seed: int, kept: frozenset[int] | None) -> Specim
             "max_dirty_bytes": 1 << 20,
             "max_log_bytes": 1 << 20,
         }
-    specimen = Specimen(place / "store", shape, choose.random() < 0.5, options)
+    specimen = Specimen(place / "store", shape, closed, options)
     script = kept_steps(rot_script(seed, shape), kept)
     turn = STEPS // 2 if shape == "recovered" else 0
     first = {number: step for number, step in script.items() if number < turn}

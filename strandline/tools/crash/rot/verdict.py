@@ -24,7 +24,7 @@ from strandline.tools.crash.rot.anatomy import (
 )
 from strandline.tools.crash.rot.children import Said
 from strandline.tools.crash.rot.damage import Damage
-from strandline.tools.crash.rot.looking import AFTERWARDS
+from strandline.tools.crash.rot.looking import AFTERWARDS, NOT_FLUSHED
 from strandline.tools.crash.rot.stores import Specimen, values_of
 from strandline.tools.crash.script.model import UNLOGGED
 from strandline.tools.crash.script.steps import CODECS
@@ -41,15 +41,16 @@ OUTCOMES: Final = {
     SHORTER: "it ends earlier, as after a torn tail: nothing says that the rest was on disk",
     CHECKED: "a key is absent or a value old; only `strandline check` sees it",
     UNSEEN: "a key is absent or a value old, and nothing sees it",
-    KILLED: "LMDB, which nothing looked at first, ends the process: a store that was closed in "
-    'order, opened without check="always"',
+    KILLED: "LMDB, which nothing looked at first, ends or stops the process: a store that was "
+    'closed in order, opened without check="always"',
 }
 """What can become of a damage that breaks no promise."""
 
 _ERRORS: Final = frozenset(
     {"LogCorruptionError", "LogGapError", "StoreCorruptionError", "ForeignStoreError"}
 )
-_AFTER_A_COMMIT: Final = frozenset({"StoreFailedError", "WriteOutcomeUnknownError"})
+_LATER: Final = ("writing", "flushing", "closing", "reopening")
+_AFTER_A_COMMIT: Final = frozenset({"StoreFailedError", "WriteOutcomeUnknownError", NOT_FLUSHED})
 """What a checkpoint that meets damaged pages leaves behind, beside the first error."""
 
 
@@ -112,7 +113,7 @@ class Case:
         Raises:
             ViolationError: a promise is broken.
         """
-        if self.said.signal and not (self._unguarded and self.said.signal != signal.SIGALRM):
+        if self.said.signal and not self._unguarded:
             hangs = self.said.signal == signal.SIGALRM
             what = "hangs" if hangs else f"is ended by {signal.Signals(self.said.signal).name}"
             raise ViolationError(13 if hangs else 10, f"the process {what} {self._doing()}")
@@ -152,8 +153,9 @@ class Case:
     def _require_good_errors(self) -> None:
         """Errors are of the documented kinds, name the store's file, and fit the damage."""
         for step, name, text in self._errors:
-            allowed = name in _ERRORS or (step in ("writing", "closing") and self._in_lmdb
-                                          and name in _AFTER_A_COMMIT)  # fmt: skip
+            allowed = name in _ERRORS
+            if self._in_lmdb and step in ("writing", "flushing", "closing"):
+                allowed = allowed or name in _AFTER_A_COMMIT
             if not allowed or str(self._damaged) not in text:
                 raise ViolationError(10, f"{step} raises {name}: {text}")
             if set(self.damage.contents) == {self.damage.place.file} and (
@@ -224,7 +226,7 @@ class Case:
 
     def _go_on(self, outcome: str) -> str:
         """Look at what came of writing to the store and opening it again."""
-        later = [each for each in self._errors if each[0] in ("writing", "closing", "reopening")]
+        later = [each for each in self._errors if each[0] in _LATER]
         if later:
             if not self._in_lmdb:
                 raise ViolationError(12, f"the opened store does not go on: {later[0]}")
