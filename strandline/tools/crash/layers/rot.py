@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,6 +47,10 @@ class RotLayer:
     def obstacle(self) -> str | None:
         """It runs everywhere."""
         return None
+
+    def left_out(self) -> Sequence[str]:
+        """Nothing is."""
+        return ()
 
     @contextlib.contextmanager
     def bench(self, directory: Path) -> Iterator[RotBench]:
