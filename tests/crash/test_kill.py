@@ -18,7 +18,7 @@ from strandline.tools.crash.killing.blow import Call, Moment, choose_call
 from strandline.tools.crash.killing.case import Case, History
 from strandline.tools.crash.killing.phases import Phase, Row, Target, innermost, read_board
 from strandline.tools.crash.layer import Finding, Tally
-from strandline.tools.crash.layers.kill import KillBench, KillLayer
+from strandline.tools.crash.layers.kill import KillLayer, history_of, kills_at_calls
 from strandline.tools.crash.script.told import DONE, OPENED, Account, unpack
 from strandline.tools.crash.shim import build
 from tests.crash import killed_works
@@ -174,25 +174,50 @@ def test_kept_steps_are_those_of_one_writer_each() -> None:
 # ---- rounds
 
 
-def _rounds(layer: KillLayer, folder: Path, seeds: range) -> tuple[Tally, KillBench]:
+def _first_cycles(history: History, cycles: int) -> frozenset[int]:
+    """Return the steps of the first cycles, which are all that a round then runs."""
+    length = history.steps // history.writers
+    each = range(cycles * history.length)
+    return frozenset(writer * length + n for writer in range(history.writers) for n in each)
+
+
+def _rounds(layer: KillLayer, folder: Path, seeds: range) -> Tally:
+    """Run rounds until one has a finding."""
     total = Tally()
     with layer.bench(folder) as bench:
         for seed in seeds:
             total.add(bench.round(seed))
             if total.finding is not None:
                 break
-    return total, bench
+    return total
 
 
-def test_a_sound_store_gives_no_finding(tmp_path: Path) -> None:
+@pytest.fixture(autouse=True)
+def _compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shim is compiled once for all tests, not for each bench."""
+    if build.obstacle() is None:
+        compiled = library()
+        monkeypatch.setattr(build, "library", lambda cache: compiled)
+
+
+@needs_shim
+@pytest.mark.parametrize("writers", [1, 3])
+@pytest.mark.parametrize("at_calls", [False, True])
+def test_a_sound_store_gives_no_finding(tmp_path: Path, writers: int, *, at_calls: bool) -> None:
     """A writer that is alone and several, killed at moments and at calls; nothing is left."""
-    tally, bench = _rounds(KillLayer(), tmp_path, range(5, 8))
+    with KillLayer().bench(tmp_path) as bench:
+        seeds = (
+            seed
+            for seed in range(1000)
+            if (history_of(seed).writers, kills_at_calls(seed)) == (writers, at_calls)
+        )
+        history = history_of(seed := next(seeds))
+        tally = bench.round(seed, _first_cycles(history, 5))
     assert tally.finding is None, tally.finding
-    assert tally.rounds == 3
-    assert tally.faults == bench.hits.total() + bench.before_opening
-    assert tally.faults > tally.cases // 2
-    assert tally.acknowledged > 100
-    assert build.obstacle() is not None or bench.at_calls
+    assert tally.cases == 5
+    assert tally.faults == bench.hits.total() + bench.before_opening >= 2
+    assert tally.acknowledged > 0
+    assert at_calls == (bench.at_calls.total() > 0)
     assert not (tmp_path / "round").exists()
 
 
@@ -214,9 +239,8 @@ def test_a_write_acknowledged_too_early_is_found(
     """Planted in this process, it is in force in the children that are forked."""
     monkeypatch.setattr("strandline.wal.log.Log.wait_written", killed_works.wait_for_nothing)
     monkeypatch.setattr(build, "obstacle", lambda: "left out")
-    finding = _expect_finding(_rounds(KillLayer(), tmp_path, range(100, 120))[0])
-    assert finding.invariant == 1
-    assert "was acknowledged, and the store ends with" in finding.what
+    finding = _expect_finding(_rounds(KillLayer(), tmp_path, range(100, 120)))
+    assert finding.invariant in {1, 2}, "lost, or not shown to its own writer"
     assert " killed " in finding.where
 
 
@@ -225,8 +249,8 @@ def test_a_bug_is_planted_by_a_prelude_too(tmp_path: Path, monkeypatch: pytest.M
     """In the server that is started anew. The one that judges is sound."""
     monkeypatch.setenv("PYTHONPATH", _TREE)
     layer = KillLayer(prelude=[f"{killed_works.__name__}:acknowledge_early"])
-    finding = _expect_finding(_rounds(layer, tmp_path, range(200, 230))[0])
-    assert finding.invariant == 1
+    finding = _expect_finding(_rounds(layer, tmp_path, range(200, 230)))
+    assert finding.invariant in {1, 2}, "lost, or not shown to its own writer"
 
 
 def test_a_hang_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,7 +263,7 @@ def test_a_hang_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Store, "close", close_that_hangs)
     monkeypatch.setattr(build, "obstacle", lambda: "left out")
     layer = KillLayer(patience=4.0)
-    finding = _expect_finding(_rounds(layer, tmp_path, range(5, 7))[0])
+    finding = _expect_finding(_rounds(layer, tmp_path, range(5, 7)))
     assert finding.invariant == 13
     assert "in close_that_hangs" in finding.what
 

@@ -25,8 +25,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import msgpack
-
 from strandline.tools.crash.forking.client import PATIENCE, Ended, ForkServer
 from strandline.tools.crash.killing.blow import (
     WHILE_RECOVERING,
@@ -36,21 +34,22 @@ from strandline.tools.crash.killing.blow import (
     choose_call,
     choose_moment,
 )
-from strandline.tools.crash.killing.case import CYCLES, Case, History, pack_model, unpack_model
+from strandline.tools.crash.killing.case import CYCLES, Case, History
+from strandline.tools.crash.killing.children import (
+    MODULES,
+    WORKS,
+    check_end,
+    check_told,
+    judge,
+)
 from strandline.tools.crash.killing.phases import Phase, Row, innermost, read_board
-from strandline.tools.crash.killing.works import BROKEN
 from strandline.tools.crash.layer import Finding, Tally, ViolationError
-from strandline.tools.crash.script.many import COUNTERS, OTHER
+from strandline.tools.crash.oracle.crash import CrashKind
 from strandline.tools.crash.script.model import Model
-from strandline.tools.crash.script.told import unpack
 from strandline.tools.crash.shim import build
 
-_WORKS: Final = "strandline.tools.crash.killing.works"
-_MODULES: Final = (_WORKS, "lmdb.verify")
 _KILLED_AGAIN: Final = 0.25
 """How often the recovery from a kill is killed too, and the one after that."""
-_AGAIN: Final = 0.2
-"""How often a store is written to, and recovered once more, after it was judged."""
 _WRITERS: Final = (1, 1, 3)
 _REOPENING: Final = 0.25
 
@@ -88,7 +87,7 @@ class KillLayer:
                 folder = directory / name
                 folder.mkdir()
                 return servers.enter_context(
-                    ForkServer(folder, modules=_MODULES, patience=self._patience, **how)
+                    ForkServer(folder, modules=MODULES, patience=self._patience, **how)
                 )
 
             forked = start("forked")
@@ -115,7 +114,7 @@ class KillBench:
 
     def steps(self, seed: int) -> int:
         """Return the steps of all writers in all cycles."""
-        return _history(seed, None).steps
+        return history_of(seed).steps
 
     def round(self, seed: int, kept: frozenset[int] | None = None) -> Tally:
         """Run one store through its cycles."""
@@ -127,7 +126,8 @@ class KillBench:
             shutil.rmtree(place, ignore_errors=True)
 
 
-def _history(seed: int, kept: frozenset[int] | None) -> History:
+def history_of(seed: int, kept: frozenset[int] | None = None) -> History:
+    """Return the scripts of a round."""
     choose = random.Random(f"kill/history/{seed}")
     return History(
         seed,
@@ -135,6 +135,11 @@ def _history(seed: int, kept: frozenset[int] | None) -> History:
         reopens=choose.random() < _REOPENING,
         kept=None if kept is None else tuple(sorted(kept)),
     )
+
+
+def kills_at_calls(seed: int) -> bool:
+    """Tell whether a round kills at storage calls, where it can, or at moments."""
+    return random.Random(f"kill/calls/{seed}").random() < 0.5
 
 
 class KillRound:
@@ -153,11 +158,11 @@ class KillRound:
         self._bench = bench
         self._place = place
         self._choose = random.Random(f"kill/{seed}")
-        self._history = _history(seed, kept)
+        self._history = history_of(seed, kept)
         self._forked = forked
-        self._shimmed = shimmed if self._choose.random() < 0.5 else None
+        self._shimmed = shimmed if kills_at_calls(seed) else None
         self._counted: dict[Phase, Row] = {}
-        self._base = self._begun(Model())
+        self._base = self._history.begun(Model())
         self._where = ""
 
     def run(self) -> Tally:
@@ -212,8 +217,8 @@ class KillRound:
         self._where += f" {blow}" if blow is not None else ""
         case.board.unlink(missing_ok=True)
         seconds = blow.kill_after if isinstance(blow, Moment) else None
-        ended = server.run(f"{_WORKS}:{work}", case.pack(), kill_after=seconds)
-        self._check(ended)
+        ended = server.run(f"{WORKS}:{work}", case.pack(), kill_after=seconds)
+        check_end(ended)
         board = read_board(case.board) if case.board.exists() else {}
         if ended.killed:
             self.tally.faults += 1
@@ -221,9 +226,7 @@ class KillRound:
         for phase, row in board.items():
             if phase not in self._counted or row.calls:
                 self._counted[phase] = row
-        for told in unpack(ended.said):
-            if told.kind == BROKEN:
-                raise ViolationError(told.step, told.answer)
+        check_told(ended.said)
         return ended
 
     def _note_hit(self, within: Phase | None, *, at_call: bool) -> None:
@@ -234,35 +237,14 @@ class KillRound:
         if at_call:
             self._bench.at_calls[within] += 1
 
-    @staticmethod
-    def _check(ended: Ended) -> None:
-        """Raise what the end of a child says without words."""
-        if ended.hung:
-            raise ViolationError(13, f"a process hangs; its threads:\n{ended.stacks}")
-        if ended.crashed:
-            raise ViolationError(10, f"a process ended by {ended.crashed}:\n{ended.stacks}")
-
     def _judge(self, case: Case, said: bytes) -> None:
-        argument = {
-            "case": case.pack(),
-            "base": pack_model(self._base),
-            "said": said,
-            "ending": self._choose.choice(["left", "closed", "drained"]),
-            "again": self._choose.random() < _AGAIN,
-        }
-        ended = self._forked.run(f"{_WORKS}:judge", argument)
-        self._check(ended)
         self.tally.cases += 1
-        verdict = msgpack.unpackb(ended.said)
-        if verdict[0] == BROKEN:
-            raise ViolationError(verdict[2], verdict[3])
-        acknowledged, model = verdict
-        self.tally.acknowledged += acknowledged
-        self._base = self._begun(unpack_model(model))
-
-    def _begun(self, base: Model) -> Model:
-        """Return what a store holds when its writers begin: several find their tables made."""
-        if self._history.writers > 1:
-            for name in (OTHER, COUNTERS):
-                base.tables.setdefault(name, {})
-        return base
+        self._base = judge(
+            self._forked,
+            self._choose,
+            self.tally,
+            case,
+            self._base,
+            kind=CrashKind.PROCESS,
+            said=said,
+        )
