@@ -18,7 +18,7 @@ help:
 	@echo "make lint    ruff, mypy and the direction of imports"
 	@echo "make bench   strandline beside RocksDB, LevelDB, LMDB, SQLite and diskcache"
 	@echo "make bench-micro   the core operations, one by one"
-	@echo "make soak    2000 crash cycles; takes long"
+	@echo "make soak    ten minutes of kills and recoveries"
 	@echo "make fuzz    every fuzz target for FUZZ_SECONDS (60)"
 	@echo "make clean   remove the environment and everything that the targets made"
 
@@ -44,7 +44,7 @@ bench-micro: $(NATIVE)
 	$(BIN)/python -m pytest benchmarks/
 
 soak: $(NATIVE)
-	$(BIN)/python -m tests.soak --cycles 2000
+	$(BIN)/strandline crash-test --layer kill --budget 10m
 
 FUZZ_SECONDS ?= 60
 FUZZED := $(VENV)/fuzzed

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 import json
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from strandline.tools.cli.dumps import DumpTable, read_dump
 from strandline.tools.cli.sources import Source
+from strandline.tools.crash.script.model import Content, Model
+from strandline.tools.crash.script.single import single_script
+from strandline.tools.crash.script.steps import Flush, Step
 from tests.api.stores import TINY, open_small
 from tests.recovery.check_stores import copy_open, frames, segments
-from tests.support.script import Content, Model, steps
 
 
 class Dumped(NamedTuple):
@@ -38,21 +39,30 @@ class History:
         """The state after the last commit that ends at or before an LSN."""
         return next(state for state in reversed(self.states) if state.lsn <= lsn)
 
+    def take(self, step: Step) -> None:
+        """Add the state after each commit of a step: tables that it makes are made before."""
+        model = self.states[-1].copy()
+        for name in step.tables:
+            model.ensure(name)
+            self.states.append(model.copy())
+        step.apply(model)
+        self.states.append(model)
+
 
 def written(seed: int, count: int, target: Path, *, flush_after: int | None = None) -> History:
-    """Take so many steps of a script; leave the files of the open store at `target`."""
-    history, model = History(), Model()
+    """Take the steps of a script but its flushes; leave the open store's files at `target`."""
+    history = History()
     beside = target.with_name(f"{target.name}-open")
     with open_small(beside, **{**TINY, "max_log_bytes": 1 << 24, "max_dirty_bytes": 1 << 24}) as db:
-        script = (step for step in steps(seed) if step.name != "flush")
-        for number, step in enumerate(islice(script, count)):
-            step.do(db)
-            step.apply(model)
-            history.states.append(model.copy())
-            assert db.stats().last_lsn == model.lsn
+        script = single_script(seed, count, reopen=False)
+        for number, step in enumerate(script):
+            if not isinstance(step, Flush):
+                step.do(db)
+                history.take(step)
+            assert db.stats().last_lsn == history.last_lsn
             if number == flush_after:
                 db.flush()
-                history.watermark = model.lsn
+                history.watermark = history.last_lsn
         db.sync()
         copy_open(beside, target)
     return history

@@ -127,7 +127,7 @@ def test_one_table(tmp_path: Path) -> None:
     assert {"": model.tables[""]} == exported(tmp_path / "data", "--table", "").tables
     result = inspect("export", tmp_path / "data", "--table", "nobody")
     assert result.exit_code == 1
-    assert "there is no table 'nobody'; there is 'events', 'json'" in result.stderr
+    assert "there is no table 'nobody'; there is 'counters', 'events', 'json'" in result.stderr
 
 
 def test_unlogged_tables_come_from_lmdb_and_not_from_the_log(tmp_path: Path) -> None:

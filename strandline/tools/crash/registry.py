@@ -11,6 +11,7 @@ _LAYERS: Final = "strandline.tools.crash.layers"
 _CLASSES: Final = {
     "simulation": f"{_LAYERS}.simulation:SimulationLayer",
     "errors": f"{_LAYERS}.errors:ErrorsLayer",
+    "kill": f"{_LAYERS}.kill:KillLayer",
 }
 
 NAMES: Final = tuple(_CLASSES)
