@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from strandline.tools.crash.killing.blow import Blow, Call, Moment
 from strandline.tools.crash.killing.phases import Phase, Target
-from strandline.tools.crash.script.many import scripts_of_many
+from strandline.tools.crash.script.many import COUNTERS, OTHER, scripts_of_many
 from strandline.tools.crash.script.model import Model
 from strandline.tools.crash.script.running import Script
 from strandline.tools.crash.script.single import single_script
@@ -38,6 +38,7 @@ class History:
     segment the time to become full."""
     kept: tuple[int, ...] | None = None
     """Of all steps, counted through over the writers, only these."""
+    cycles: int = CYCLES
 
     @property
     def length(self) -> int:
@@ -47,11 +48,11 @@ class History:
     @property
     def steps(self) -> int:
         """Steps of all writers in all cycles."""
-        return self.writers * CYCLES * self.length
+        return self.writers * self.cycles * self.length
 
     def scripts(self, cycle: int) -> list[Script]:
         """Return the script of each writer in a cycle. No number comes in two cycles."""
-        seed, length, first = self.seed * CYCLES + cycle, self.length, cycle * self.length
+        seed, length, first = self.seed * self.cycles + cycle, self.length, cycle * self.length
         if self.writers == 1:
             alone = single_script(seed, length, reopen=self.reopens, first=first)
             scripts: list[list[Step]] = [alone]
@@ -62,10 +63,17 @@ class History:
             {
                 number: _bulky(writer, number, step)
                 for number, step in enumerate(script, first)
-                if kept is None or writer * CYCLES * length + number in kept
+                if kept is None or writer * self.cycles * length + number in kept
             }
             for writer, script in enumerate(scripts)
         ]
+
+    def begun(self, base: Model) -> Model:
+        """Return what a store holds when its writers begin: several find their tables made."""
+        if self.writers > 1:
+            for name in (OTHER, COUNTERS):
+                base.tables.setdefault(name, {})
+        return base
 
 
 def _bulky(writer: int, number: int, step: Step) -> Step:
@@ -91,6 +99,10 @@ class Case:
     target: Target | None = None
     call: Call | None = None
     shim: bool = False
+    apart: bool = True
+    """Whether LMDB's file is looked at, after an unclean end, by a process of its own."""
+    marks: Path | None = None
+    """A file that is told, before the bench, what the writers are told."""
 
     def scripts(self) -> list[Script]:
         """Return what its writers do."""
@@ -104,9 +116,14 @@ class Case:
         }
         return Case(**values)
 
+    def judged(self, *, apart: bool) -> Case:
+        """Return the case of the one who judges: it is not killed, and tells no marks."""
+        return replace(self, target=None, call=None, shim=False, apart=apart, marks=None)
+
     def pack(self) -> dict[str, Any]:
         """Return it as msgpack takes it."""
-        return {**asdict(self), "store": str(self.store), "board": str(self.board)}
+        paths = {"store": str(self.store), "board": str(self.board)}
+        return {**asdict(self), **paths, "marks": self.marks and str(self.marks)}
 
     @classmethod
     def unpack(cls, data: dict[str, Any]) -> Case:
@@ -117,6 +134,7 @@ class Case:
             **data,
             "store": Path(data["store"]),
             "board": Path(data["board"]),
+            "marks": data["marks"] and Path(data["marks"]),
             "history": History(**{**history, "kept": kept and tuple(kept)}),
             "target": target and Target(Phase(target["phase"]), target["nth"]),
             "call": call and Call(Phase(call["phase"]), call["nth"], call["bytes"]),

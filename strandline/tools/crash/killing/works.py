@@ -7,7 +7,11 @@ says its verdict, or that.
 
 from __future__ import annotations
 
+import math
+import os
 import sys
+import threading
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgpack
@@ -36,17 +40,13 @@ from strandline.tools.crash.shim import control
 
 BROKEN: Final = "broken"
 """The kind of the message with a violation: its invariant as the step, the text as answer."""
-_KILLED: Final = Crash(CrashKind.PROCESS)
 
 
 def write(argument: dict[str, Any], talk: Talk) -> None:
     """Open the store, take the scripts' steps, close it."""
     case = Case.unpack(argument)
     board = _board(case, talk)
-
-    def tell(told: Told) -> None:
-        talk.say(told.pack())
-
+    tell = _telling(case, talk)
     try:
         db = _open(case)
         with board.within(Phase.WRITING):
@@ -80,20 +80,18 @@ def recover(argument: dict[str, Any], talk: Talk) -> None:
 
 def judge(argument: dict[str, Any], talk: Talk) -> None:
     """Open the store and hold it against what was told; say the base of the next cycle."""
-    # As in a frozen program, LMDB's file is verified here: this process may end by it, and
-    # starting another for it would take longer than all the rest. The others do start one.
-    setattr(sys, "frozen", True)  # noqa: B010
     case = Case.unpack(argument["case"])
     base = unpack_model(argument["base"])
-    account = Account.of(unpack(argument["said"]))
+    crash = Crash(CrashKind(argument["kind"]))
+    account = _account(argument["said"], argument["late"])
     ending, again = argument["ending"], argument["again"]
     try:
         db = _open(case)
-        check_report(db.recovery_report, _KILLED)
+        check_report(db.recovery_report, crash)
         if case.history.writers == 1:
-            verdict = judge_single(db, base, case.scripts()[0], account, _KILLED)
+            verdict = judge_single(db, base, case.scripts()[0], account, crash)
         else:
-            verdict = judge_many(db, base, case.scripts(), account, _KILLED)
+            verdict = judge_many(db, base, case.scripts(), account, crash)
         issued = max(verdict.issued, base.lsn)
         check_lsns(db, issued)
         if again:
@@ -123,7 +121,32 @@ def _board(case: Case, talk: Talk) -> Board:
     return board
 
 
+def _telling(case: Case, talk: Talk) -> Callable[[Told], None]:
+    """Return what takes the messages: the marks first, each in one write, then the bench."""
+    marks = None if case.marks is None else os.open(case.marks, os.O_WRONLY | os.O_CLOEXEC)
+    one_at_a_time = threading.Lock()
+
+    def tell(told: Told) -> None:
+        data = told.pack()
+        if marks is not None:
+            with one_at_a_time:
+                os.write(marks, data)
+        talk.say(data)
+
+    return tell
+
+
+def _account(said: bytes, late: bytes) -> Account:
+    """Return what was told; what was not whole before the crash came late."""
+    in_time = sum(1 for _ in unpack(said))
+    told = [each for each in unpack(said + late) if each.kind != BROKEN]
+    return Account.of([*told[:in_time], *(each._replace(at=math.inf) for each in told[in_time:])])
+
+
 def _open(case: Case) -> Store:
+    # In a frozen program LMDB's file is verified where it is opened: this process may end by
+    # it, and takes a tenth of the time that it takes to start another one.
+    setattr(sys, "frozen", not case.apart)  # noqa: B010
     try:
         return strandline.open(case.store, **settings_of(case.opening))
     except (StrandlineError, OSError) as error:
