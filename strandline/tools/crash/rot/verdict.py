@@ -189,7 +189,9 @@ class Case:
             return TOLD if told or torn else HARMLESS
         if told or torn:
             if self._mode != "salvage" and not self._in_lmdb:
-                self._require_prefix(state, 0 if told else must_be_there, summary)
+                # Only a recovery that stops at damage may do without what was on disk.
+                stops = told and self._mode == "point-in-time"
+                self._require_prefix(state, 0 if stops else must_be_there, summary)
             return TOLD
         if not self._in_lmdb:
             self._require_prefix(state, must_be_there, summary)
