@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,6 @@ from strandline.testing.power_cuts import PowerCuts, Settings
 
 _PROPERTY: Final = "strandline power cuts"
 _IN_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a place for directories of our own
-"""Where there is such a place LMDB's files go there: none of its syncs has to be real."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -65,11 +65,21 @@ def power_cuts(
         depth=option("--strandline-depth"),
         only=None if only is None else crashes_of(only),
     )
-    parent = _IN_MEMORY if _IN_MEMORY.is_dir() else tmp_path_factory.getbasetemp()
-    with tempfile.TemporaryDirectory(prefix="power-cuts-", dir=parent) as directory:
-        cuts = PowerCuts(Path(directory), settings, request.node.nodeid)
+    with scratch_directory(tmp_path_factory.getbasetemp()) as directory:
+        cuts = PowerCuts(directory, settings, request.node.nodeid)
         request.node.user_properties.append((_PROPERTY, cuts.tally))
         yield cuts
+
+
+@contextlib.contextmanager
+def scratch_directory(otherwise: Path) -> Iterator[Path]:
+    """Make a directory for LMDB's files: in memory if there is such a place, else there.
+
+    No sync of them has to be real: an image is a copy of what LMDB has committed.
+    """
+    parent = _IN_MEMORY if _IN_MEMORY.is_dir() else otherwise
+    with tempfile.TemporaryDirectory(prefix="power-cuts-", dir=parent) as directory:
+        yield Path(directory)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from strandline import Durability
 from strandline import open as open_under_another_name
 from strandline.errors import InvalidRequestError, StoreLockedError
 from strandline.testing.cut import Crash, Cut, crashes_of, name_of
+from strandline.testing.plugin import scratch_directory
 from strandline.testing.power_cuts import PowerCuts, Settings
 from strandline.testing.world import World
 
@@ -21,13 +22,15 @@ Make = Callable[..., PowerCuts]
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Make:
+def make(tmp_path: Path) -> Iterator[Make]:
     """Make what the fixture makes, with settings of the test's own."""
+    with scratch_directory(tmp_path) as directory:
 
-    def cuts(**settings: Any) -> PowerCuts:
-        return PowerCuts(tmp_path, Settings(**{"cuts": 120, "depth": 1, **settings}), "a test")
+        def cuts(**settings: Any) -> PowerCuts:
+            chosen = Settings(**{"cuts": 120, "depth": 1, **settings})
+            return PowerCuts(directory, chosen, "a test")
 
-    return cuts
+        yield cuts
 
 
 def accept(_: Cut) -> None:
