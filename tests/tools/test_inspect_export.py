@@ -345,7 +345,7 @@ def test_a_store_is_made_of_it(tmp_path: Path) -> None:
         dumped(done("dump", tmp_path / "new"))._replace(lsn=history.last_lsn),
     )
     with strandline.open(tmp_path / "new") as db:
-        assert ["events", "json", "passing", "unlogged"] == db.tables()
+        assert ["counters", "events", "json", "passing", "unlogged"] == db.tables()
         state = db.definitions.find("unlogged")
         assert state is not None
         assert not state.logged
