@@ -9,6 +9,8 @@
     script       what writers do, from a seed
     oracle       what must hold of a store after a crash
     simulation/  a disk, clock, threads and LMDB that follow from a seed
+    forking/     a fork server: a process for each case
+    killing/     children that write until they are killed, and when that is
     shim/        real calls recorded, failed, or killed at
     blocks/      real file systems whose power can be cut
     layers/      one module a layer

@@ -207,7 +207,10 @@ class KillRound:
         self._judge(self._case(store, cycle), ended.said)
 
     def _blow(self, phases: tuple[Phase, ...]) -> Blow:
-        call = choose_call(self._choose, phases, self._counted) if self._counted else None
+        """Choose a call, where any were counted, or a moment."""
+        call = None
+        if self._shimmed is not None:
+            call = choose_call(self._choose, phases, self._counted)
         return call or choose_moment(self._choose, phases)
 
     def _live(self, work: str, case: Case, blow: Blow | None) -> Ended:
