@@ -44,11 +44,16 @@ class Moment:
         """How many seconds that is after the mark, which comes a little ahead."""
         return AHEAD + self.seconds
 
-    def __str__(self) -> str:
+    @property
+    def when(self) -> str:
+        """The moment in words."""
         return (
-            f"killed {self.seconds * 1000:.2f} ms after {self.target.phase.name.lower()} began "
+            f"{self.seconds * 1000:.2f} ms after {self.target.phase.name.lower()} began "
             f"for the {self.target.nth}. time"
         )
+
+    def __str__(self) -> str:
+        return f"killed {self.when}"
 
 
 @dataclass(frozen=True)
