@@ -51,10 +51,10 @@ FUZZED := $(VENV)/fuzzed
 
 fuzz: $(NATIVE)
 	$(PIP) install --quiet --constraint constraints.txt atheris
-	for target in frames payloads records identity; do \
+	for target in frames payloads records identity headers logs codecs catalog; do \
 		mkdir -p $(FUZZED)/$$target; \
 		$(BIN)/python -m fuzz.$$target -max_total_time=$(FUZZ_SECONDS) \
-			-artifact_prefix=$(FUZZED)/ $(FUZZED)/$$target fuzz/corpus/$$target || exit 1; \
+			-dict=fuzz/store.dict -artifact_prefix=$(FUZZED)/ $(FUZZED)/$$target fuzz/corpus/$$target || exit 1; \
 	done
 
 clean:

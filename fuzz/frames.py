@@ -24,6 +24,9 @@ class BytesFile:
         """Return the length."""
         return len(self._content)
 
+    def close(self) -> None:
+        """Do nothing."""
+
 
 def reader_of(content: bytes) -> SegmentReader:
     """Return a reader of a segment's content."""

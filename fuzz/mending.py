@@ -37,25 +37,25 @@ _LEAVE: Final = 0x80
 _FLAGS_AT: Final = 69
 
 
-def mended_segment(data: bytes) -> bytes:
+def mended_segment(data: bytes, header: SegmentHeader = HEADER) -> bytes:
     """Return a segment whose frames are `data`, most of them with checksums that hold."""
     body = bytearray(data)
-    at, lsn = 0, HEADER.first_lsn
+    at, lsn = 0, header.first_lsn
     while at + FRAME_HEADER_BYTES <= len(body):
         length, count = _COUNTS.unpack_from(body, at + 8)
         length = min(length % 4096, len(body) - at - FRAME_HEADER_BYTES)
         if not body[at + _FLAGS_AT] & _LEAVE:
-            _mend(body, at, length, lsn)
+            _mend(body, at, length, lsn, header)
             lsn += count
         at = (at + FRAME_HEADER_BYTES + length + ALIGNMENT - 1) & -ALIGNMENT
-    return encode_segment_header(HEADER) + bytes(body)
+    return encode_segment_header(header) + bytes(body)
 
 
-def _mend(body: bytearray, at: int, length: int, lsn: int) -> None:
+def _mend(body: bytearray, at: int, length: int, lsn: int, header: SegmentHeader) -> None:
     payload = body[at + FRAME_HEADER_BYTES : at + FRAME_HEADER_BYTES + length]
     struct.pack_into("<I", body, at + 8, length)
     struct.pack_into("<Q", body, at + _FIRST_LSN_AT, lsn % (1 << 64))
-    _STAMP.pack_into(body, at + _STAMP_AT, HEADER.segment_id, HEADER.salt, HEADER.epoch)
+    _STAMP.pack_into(body, at + _STAMP_AT, header.segment_id, header.salt, header.epoch)
     struct.pack_into("<I", body, at + 4, crc32c(bytes(payload)))
     struct.pack_into("<I", body, at, crc32c(bytes(body[at + 4 : at + FRAME_HEADER_BYTES])))
 

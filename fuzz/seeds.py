@@ -8,9 +8,11 @@ import msgpack
 import xxhash
 
 from fuzz.mending import HEADER
+from strandline.codecs import get_codec
 from strandline.engine.operations import CREATE, DELETE, PUT, encode_table_options, tag_of
 from strandline.engine.records import encode
 from strandline.wal.format import (
+    FRAME_HEADER_BYTES,
     SYNC_MARK_PAYLOAD,
     TYPE_DATA,
     TYPE_SEAL,
@@ -18,6 +20,7 @@ from strandline.wal.format import (
     Seal,
     encode_frame,
     encode_seal,
+    encode_segment_header,
 )
 from strandline.wal.identity import Identity, encode_identity
 
@@ -28,6 +31,13 @@ PAYLOADS: list[list[object]] = [
     [None, tag_of(1, PUT), b"a", b"1", tag_of(2, DELETE), b"b", None],
     [[0, 2], tag_of(1, PUT), b"a", bytes(300), tag_of(1, PUT), b"a", b"2"],
     [None, tag_of(9, CREATE), b"name", encode_table_options("bytes/bytes", logged=True)],
+]
+
+
+CATALOG: list[bytes] = [
+    bytes(range(16)) + (3).to_bytes(8, "little") + (77).to_bytes(8, "little"),
+    msgpack.packb([9, [[1, "", "bytes/bytes", True], [9, "views", "utf-8/json", False]]]),
+    msgpack.packb({1: 5, 9: 0}),
 ]
 
 
@@ -57,6 +67,17 @@ def main() -> None:
     seeds["records/value"] = b"\x03key" + encode(7, b"key", 5, b"value")
     seeds["records/empty"] = b"\x01k" + encode(7, b"k", 1 << 40, b"")
     seeds["identity/store"] = encode_identity(Identity(bytes(range(16)), 3, 1 << 29))
+    half = len(segment()) // 2
+    seeds["logs/two"] = half.to_bytes(2, "little") + b"\0" + segment()
+    seeds["logs/watermark"] = (len(segment()) - 1).to_bytes(2, "little") + b"\3" + segment()
+    seeds["headers/segment"] = encode_segment_header(HEADER)
+    seeds["headers/frame"] = segment()[:FRAME_HEADER_BYTES]
+    seeds["headers/seal"] = encode_seal(Seal(3, 9, bytes(16)))
+    for name in ("utf-8", "msgpack", "json"):
+        value = {"a": [1, -2.5, None, True, "\u00e9"]} if name != "utf-8" else "\u00e9"
+        seeds[f"codecs/{name}"] = get_codec(name).encode_value(value)
+    seeds["codecs/creation"] = b"\4name" + encode_table_options("utf-8/json", logged=True)
+    seeds["catalog/store"] = b"".join(bytes([len(part)]) + part for part in CATALOG)
     for name, content in seeds.items():
         path = FOLDER / name
         path.parent.mkdir(parents=True, exist_ok=True)

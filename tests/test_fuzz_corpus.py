@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fuzz import frames, identity, payloads, records
+from fuzz import catalog, codecs, frames, headers, identity, logs, payloads, records
 
 CORPUS = Path(__file__).parent.parent / "fuzz" / "corpus"
 TARGETS: dict[str, Callable[[bytes], None]] = {
@@ -16,6 +16,10 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "payloads": payloads.target,
     "records": records.target,
     "identity": identity.target,
+    "headers": headers.target,
+    "logs": logs.target,
+    "codecs": codecs.target,
+    "catalog": catalog.target,
 }
 
 

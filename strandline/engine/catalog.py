@@ -172,7 +172,7 @@ def read_metadata(txn: lmdb.Transaction[bytes], meta: lmdb._Database, path: str)
     try:
         watermark = Watermark(*_WATERMARK.unpack(packed_watermark))
         highest, rows = msgpack.unpackb(packed_catalog)
-        tables = {row[0]: _row(*row) for row in rows}
+        tables = {row.id: row for row in [_row(*fields) for fields in rows]}
         entries = _counts(msgpack.unpackb(packed_entries, strict_map_key=False))
         if (
             not all(0 < table_id <= highest for table_id in tables)
