@@ -97,7 +97,7 @@ def crash_test(
     try:
         rows = [_run(load_layer(name), plan) for name in names]
     except HarnessError as error:
-        *trace, last = str(error).splitlines()
+        *trace, last = str(error).strip().splitlines()
         for line in trace:
             err().print(Text(harmless(line)))
         raise CommandError(f"the harness failed: {last}", HARNESS_FAILED) from error

@@ -9,8 +9,11 @@ from strandline.tools.crash.layer import Layer
 
 _LAYERS: Final = "strandline.tools.crash.layers"
 _CLASSES: Final = {
+    "fuzz": f"{_LAYERS}.fuzz:FuzzLayer",
     "simulation": f"{_LAYERS}.simulation:SimulationLayer",
     "errors": f"{_LAYERS}.errors:ErrorsLayer",
+    "shutdown": f"{_LAYERS}.shutdown:ShutdownLayer",
+    "recorded": f"{_LAYERS}.recorded:RecordedLayer",
     "kill": f"{_LAYERS}.kill:KillLayer",
 }
 

@@ -56,7 +56,12 @@ class ScriptRound:
 
     def run(self) -> Tally:
         """Run the script under a sweep of crashes."""
-        sweep = NestedSweep(f"sweep/{self._seed}", lambda: Crash(CrashKind.POWER), self._judge)
+        sweep = NestedSweep(
+            f"sweep/{self._seed}",
+            lambda: Crash(CrashKind.POWER),
+            self._judge,
+            lambda: len(self._told),
+        )
         with Rig(self._place, **self._options) as rig:
             sweep.sweep(rig, lambda: self._write(rig))
         return sweep.tally

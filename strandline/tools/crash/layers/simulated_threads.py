@@ -51,7 +51,9 @@ class ThreadsRound:
 
     def run(self) -> Tally:
         """Run the writers under a sweep of crashes."""
-        sweep = NestedSweep(f"threads/{self._seed}", self._crash, self._judge)
+        sweep = NestedSweep(
+            f"threads/{self._seed}", self._crash, self._judge, lambda: len(self._told)
+        )
         with Rig(self._place, **self._options) as rig:
             rig.disk.before = self._scheduler.pause
             sweep.sweep(rig, lambda: self._write(rig))

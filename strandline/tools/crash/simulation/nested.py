@@ -34,16 +34,18 @@ Judge = Callable[[Store, Rig, Crash], int]
 class NestedSweep:
     """A run crashed before every change of its disk."""
 
-    def __init__(self, seed: str, now: Now, judge: Judge) -> None:
+    def __init__(self, seed: str, now: Now, judge: Judge, promised: Callable[[], int]) -> None:
+        """`promised` counts what was acknowledged so far."""
         self.tally = Tally(rounds=1)
         self._choose = random.Random(seed)
         self._now = now
         self._judge = judge
+        self._promised = promised
 
     def sweep(self, rig: Rig, run: Callable[[], object]) -> None:
         """Run it, and judge an image for every crash; a broken promise is put in the tally."""
         try:
-            rig.sweep(run, self._look, *self._policies(3))
+            rig.sweep(run, self._look, *self._policies(3), promised=self._promised)
         except ViolationError as error:
             notes = getattr(error, "__notes__", ["while it ran, before any crash"])
             where = "; then ".join(reversed(notes))

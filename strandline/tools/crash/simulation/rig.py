@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import random
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -192,15 +193,17 @@ class Rig:
         run: Callable[[], object],
         look: Callable[[Rig], object],
         *policies: CrashPolicy | Literal["kill"],
+        promised: Callable[[], object] = int,
     ) -> int:
         """Do `run` and give `look` an image as of before every operation that changes the disk.
 
-        Each policy gives one image, "kill" that of a killed process; those that are the
-        same as an earlier one are left out. An image is released when `look` comes back.
+        Each policy gives one image, "kill" that of a killed process. One that is the same as
+        an earlier one is left out, unless more is `promised` by now: what was lawful before
+        an acknowledgement is a loss after it. An image is released when `look` comes back.
         What `look` raises first is raised in the end, for `run` may hide it. Returns the
         number of images.
         """
-        seen: set[bytes] = set()
+        seen: set[object] = set()
         errors: list[Exception] = []
 
         def take(op: str, path: str) -> None:
@@ -208,17 +211,20 @@ class Rig:
                 return
             for policy in policies:
                 disk = self.disk.kill() if policy == "kill" else self.disk.crash(policy)
-                fingerprint = _fingerprint(disk, self._top, self._read_lmdb())
+                content = _fingerprint(disk, self._top, self._read_lmdb())
+                fingerprint = (content, policy == "kill", promised())
                 if fingerprint in seen:
                     continue
                 seen.add(fingerprint)
                 image = self._image(lambda taken=disk: taken)  # type: ignore[misc]
                 image.cut_by = policy
-                image.cut_before = f"{op} of {path}, operation {len(self.disk.operations)}"
+                place = path.removeprefix(f"{self._top}/")
+                image.cut_before = f"{op} of {place}, operation {len(self.disk.operations)}"
                 try:
                     look(image)
                 except Exception as error:
-                    error.add_note(f"after a crash ({policy}) before {image.cut_before}")
+                    left = "some" if isinstance(policy, random.Random) else policy
+                    error.add_note(f"after a crash ({left}) before {image.cut_before}")
                     errors.append(error)
                 image.release()
 
