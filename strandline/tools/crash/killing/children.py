@@ -18,7 +18,7 @@ from strandline.tools.crash.script.told import unpack
 WORKS: Final = "strandline.tools.crash.killing.works"
 MODULES: Final = (WORKS, "lmdb.verify")
 """What a fork server imports for them."""
-_AGAIN: Final = 0.2
+AGAIN: Final = 0.2
 """How often a store is written to, and recovered once more, after it was judged."""
 _APART: Final = 0.1
 """How often LMDB's file is looked at as `open` does it after an unclean end, by a process of
@@ -50,10 +50,12 @@ def judge(
     kind: CrashKind,
     said: bytes,
     late: bytes = b"",
+    again: float = AGAIN,
 ) -> Model:
     """Let a child hold a store against what was said; return the base of the next cycle.
 
-    `late` is what was said, or may have been, when the crash had come.
+    `late` is what was said, or may have been, when the crash had come. `again`: how often
+    the store is written to, and recovered once more, after it was judged.
 
     Raises:
         ViolationError: A promise is broken.
@@ -65,7 +67,7 @@ def judge(
         "said": said,
         "late": late,
         "ending": choose.choice(["left", "closed", "drained"]),
-        "again": choose.random() < _AGAIN,
+        "again": choose.random() < again,
     }
     ended = server.run(f"{WORKS}:judge", argument)
     check_end(ended)
