@@ -12,9 +12,10 @@ _CLASSES: Final = {
     "fuzz": f"{_LAYERS}.fuzz:FuzzLayer",
     "simulation": f"{_LAYERS}.simulation:SimulationLayer",
     "errors": f"{_LAYERS}.errors:ErrorsLayer",
-    "shutdown": f"{_LAYERS}.shutdown:ShutdownLayer",
     "recorded": f"{_LAYERS}.recorded:RecordedLayer",
     "kill": f"{_LAYERS}.kill:KillLayer",
+    "shutdown": f"{_LAYERS}.shutdown:ShutdownLayer",
+    "blocks": f"{_LAYERS}.blocks:BlocksLayer",
 }
 
 NAMES: Final = tuple(_CLASSES)

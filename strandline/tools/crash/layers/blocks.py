@@ -48,7 +48,7 @@ from strandline.tools.crash.script.model import Model
 
 KINDS: Final[tuple[KindName, ...]] = ("ext4", "xfs", "btrfs")
 _CYCLES: Final = 3
-_CUTS: Final = 40
+_CUTS: Final = 24
 """Images of a recording."""
 _SLOWER: Final = 5.0
 """How much longer a phase takes than where a sync costs nothing."""
