@@ -330,11 +330,13 @@ class Get(Step):
 class Flush(Step):
     """`flush`: all that was acknowledged is in LMDB."""
 
+    timeout: float = 30.0
+    """Seconds that it waits for LMDB to take what it refuses."""
     covers_all: ClassVar[bool] = True
 
     def do(self, db: Store) -> Any:
         """Call `flush`; how many keys it says remain."""
-        return db.flush().remaining
+        return db.flush(self.timeout).remaining
 
     def apply(self, model: Model) -> Any:
         """Nothing changes, and nothing remains."""
