@@ -9,14 +9,12 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import msgpack
 
-import strandline
 from strandline import Store
 from strandline.errors import StrandlineError
 from strandline.tools.crash.forking.server import Talk
@@ -33,6 +31,7 @@ from strandline.tools.crash.oracle.many import judge_many
 from strandline.tools.crash.oracle.single import Verdict, judge_single
 from strandline.tools.crash.recording.chapter import Chapter
 from strandline.tools.crash.recording.images import Image, images
+from strandline.tools.crash.recording.opening import open_store, verify_here
 from strandline.tools.crash.script.many import COUNTERS, OTHER
 from strandline.tools.crash.script.model import Model
 from strandline.tools.crash.script.running import run_script, run_together, tell_opened
@@ -64,7 +63,7 @@ _CLOSING: Final = 5.0
 def write(argument: dict[str, Any], talk: Talk) -> None:
     """Open the store, take the scripts' steps, end; all of it recorded."""
     chapter = Chapter.unpack(argument)
-    _verify_here()
+    verify_here()
     told = os.open(chapter.told, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def tell(message: Told) -> None:
@@ -72,11 +71,16 @@ def write(argument: dict[str, Any], talk: Talk) -> None:
 
     control.arm(chapter.root, record=chapter.record, marks=told)
     try:
-        db = _open(chapter.store, chapter.opening)
+        db = open_store(chapter.store, settings_of(chapter.opening))
         scripts = chapter.scripts()
         if chapter.writers == 1:
             tell_opened(db, tell)
-            db = run_script(db, lambda: _open(chapter.store, chapter.opening), scripts[0], tell)
+            db = run_script(
+                db,
+                lambda: open_store(chapter.store, settings_of(chapter.opening)),
+                scripts[0],
+                tell,
+            )
         else:
             for name in (OTHER, COUNTERS):
                 db.table(name)
@@ -184,9 +188,9 @@ class _Judging:
             shutil.rmtree(folder)
 
     def _judge(self, path: Path, account: Account) -> tuple[Verdict, Start]:
-        _verify_here(here=self._choose.random() >= _PROBED)
+        verify_here(here=self._choose.random() >= _PROBED)
         base = self._start.model
-        db = _open(path, self._chapter.opening)
+        db = open_store(path, settings_of(self._chapter.opening))
         check_report(db.recovery_report, _POWER)
         if self._chapter.writers == 1:
             verdict = judge_single(db, base, self._scripts[0], account, _POWER)
@@ -205,28 +209,13 @@ class _Judging:
 
     def _reopened(self, db: Store, path: Path) -> Store:
         db.close(drain=self._choose.random() < 0.5, timeout=_CLOSING)
-        return _open(path, self._chapter.opening)
+        return open_store(path, settings_of(self._chapter.opening))
 
 
 def _keep(image: Image, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     write_image(image.disk, folder)
-
-
-def _open(path: Path, opening: int) -> Store:
-    try:
-        return strandline.open(path, **settings_of(opening))
-    except (StrandlineError, OSError) as error:
-        raise ViolationError(1, f"opening fails: {type(error).__name__}: {error}") from error
-
-
-def _verify_here(*, here: bool = True) -> None:
-    """Have LMDB's file verified in this process, as in a frozen program, or in one of its own.
-
-    The first takes milliseconds, the second a start of Python.
-    """
-    setattr(sys, "frozen", here)  # noqa: B010
 
 
 def _say_broken(talk: Talk, error: ViolationError) -> None:
