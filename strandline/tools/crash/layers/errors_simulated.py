@@ -41,9 +41,15 @@ from strandline.tools.crash.simulation.runtime import HandRuntime
 
 SLICES: Final = 24
 STEPS: Final = 12
-ERRORS: Final = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, "short")
+ERRORS: Final = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, "short", "half")
+"""What a call meets. A short write is gone on with; of half a write the rest finds no room."""
 MODES: Final[tuple[Mode, ...]] = ("once", "from then on")
-FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+FULL: Final = (errno.ENOSPC, errno.EDQUOT, "half")
+
+_RECOVERIES: Final = 0.5
+"""How often a call fails in the recovery from a crash too."""
+_CALLS: Final = 80
+"""About how many calls an opening makes."""
 
 Mode = Literal["once", "from then on"]
 
@@ -81,20 +87,29 @@ class _Injector:
         if op == "fdatasync" and path in self._lost:
             self.synced_again = path
         failure = self._failure
-        if failure is None or len(self.calls) < failure.call:
-            return None
-        if len(self.calls) > failure.call and (
-            failure.mode == "once" or not self.failed or op != self.failed[0][0]
-        ):
-            return None
-        if failure.error == "short" and op != "pwrite":
+        if failure is None or not self._strikes(failure, op, path):
             return None
         self.failed.append((op, path))
-        if isinstance(failure.error, str):
-            return ("short", 5)
+        code = failure.error
+        if isinstance(code, str):
+            if code == "short" or len(self.failed) == 1:
+                return ("short", 5)
+            code = errno.ENOSPC
         if op == "fdatasync":
             self._lost.add(path)
-        return OSError(failure.error, os.strerror(failure.error), path)
+        return OSError(code, os.strerror(code), path)
+
+    def _strikes(self, failure: _Failure, op: str, path: str) -> bool:
+        """Tell whether this call, the latest one, is to fail."""
+        if len(self.calls) < failure.call or (isinstance(failure.error, str) and op != "pwrite"):
+            return False
+        if len(self.calls) == failure.call:
+            return True
+        if not self.failed or op != self.failed[0][0]:
+            return False
+        if op == "pread" and path != self.failed[0][1]:
+            return False  # a sector that cannot be read is one file's
+        return failure.mode == "from then on" or (failure.error == "half" and len(self.failed) == 1)
 
     def end(self) -> None:
         """Let everything pass from now on."""
@@ -138,7 +153,7 @@ class SimulatedErrors:
     def _failures(self, calls: list[str]) -> Iterator[_Failure]:
         for call in range(1 + self._slice, len(calls) + 1, SLICES):
             for error in ERRORS:
-                if error == "short" and calls[call - 1] != "pwrite":
+                if isinstance(error, str) and calls[call - 1] != "pwrite":
                     continue
                 for mode in MODES:
                     yield _Failure(call, error, mode)
@@ -232,11 +247,13 @@ class SimulatedErrors:
 
     def _crash(self, rig: Rig, told: list[Told]) -> None:
         account = Account.of(told)
-        choose = random.Random(f"{self._seed}/{len(told)}")
+        choose = random.Random(f"{self._seed}/{self._slice}/{self._tally.cases}/{len(told)}")
         for policy in ("none", "all", choose, "kill"):
             image = rig.kill() if policy == "kill" else rig.power_cut(policy)  # type: ignore[arg-type]
             kind = CrashKind.PROCESS if policy == "kill" else CrashKind.POWER
             try:
+                if choose.random() < _RECOVERIES:
+                    _fail_recovery(image, choose)
                 db = open_image(image)
                 check_report(db.recovery_report, Crash(CrashKind.POWER))
                 verdict = judge_single(db, Model(), self._script, account, Crash(kind))
@@ -245,6 +262,21 @@ class SimulatedErrors:
                 error.add_note(f"then a crash ({policy})")
                 raise
             image.release()
+
+
+def _fail_recovery(image: Rig, choose: random.Random) -> None:
+    """Open an image while calls fail; whatever comes of it, the next opening finds all."""
+    failure = _Failure(choose.randrange(1, _CALLS), choose.choice(ERRORS), choose.choice(MODES))
+    image.disk.faults = _Injector(failure)
+    try:
+        image.open()
+    except (StrandlineError, OSError):
+        pass
+    except Exception as error:
+        raise _unexpected(error, f"a recovery with {failure}") from error
+    finally:
+        image.disk.faults = None
+    image.close()
 
 
 def script_of(seed: int) -> list[Any]:
