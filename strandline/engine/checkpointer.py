@@ -255,7 +255,7 @@ class Checkpointer:
             self._merge()
             engine.backing.reserve(index.frozen_bytes * 2)
             with log.mutex:
-                work = [(s.id, s.frozen[0]) for s in index.states.values() if s.frozen]
+                work = [(table_id, layers[0]) for table_id, layers in index.frozen().items()]
             with engine.backing.checkpoint() as txn:
                 for definition in definitions:
                     if isinstance(definition, TableRow):
@@ -291,7 +291,7 @@ class Checkpointer:
         """Merge what an earlier pass left frozen under what this one froze."""
         index = self._engine.index
         with self._engine.log.mutex:
-            frozen = {s.id: s.frozen for s in index.states.values() if s.frozen}
+            frozen = index.frozen()
         if all(len(layers) <= 1 for layers in frozen.values()):
             return
         merged: dict[int, Layer] = {}

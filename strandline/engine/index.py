@@ -66,6 +66,9 @@ class Index:
         """The highest LSN that an open snapshot reads at, -1 without any."""
         self.newest_unlogged_snapshot = -1
         self.unlogged_version = 0
+        self.dropped_frozen: dict[int, tuple[Layer, ...]] = {}
+        """Frozen layers of tables that were dropped since the cut: the checkpoint of that cut
+        writes them, for the drop comes after it."""
         self.retired: list[Retired] = []
         """What only snapshots may still read; the checkpointer frees it in slices."""
         self.publish_singles: Callable[[list[Any], int], int] | None = None
@@ -88,6 +91,8 @@ class Index:
         view, retired = self._view_of(state.id, (empty,)), Retired(gone, 0)
         views = MappingProxyType({k: v for k, v in self.views.items() if k != state.id})
         # No interrupt can strike before the last of these.
+        if state.frozen:
+            self.dropped_frozen[state.id] = state.frozen
         state.layer, state.frozen, state.entries = empty, (), empty.entries
         state.view, self.views = view, views
         self.retired += (retired,)
@@ -139,6 +144,7 @@ class Index:
 
     def cut(self, lsn: int) -> None:
         """Freeze the active generation at `lsn` and begin the next one."""
+        self.dropped_frozen = {}  # their drops belong to this generation
         for state in self.states.values():
             if state.entries or state.queued or state.layer.cleared:
                 state.layer.cut_lsn = lsn
@@ -150,6 +156,11 @@ class Index:
         self.active_bytes = 0
         self.refresh_all()
 
+    def frozen(self) -> dict[int, tuple[Layer, ...]]:
+        """Return the frozen layers of every table as of the cut, newest first."""
+        held = {state.id: state.frozen for state in self.states.values() if state.frozen}
+        return {**held, **self.dropped_frozen}
+
     def replace_frozen(self, merged: Mapping[int, Layer]) -> None:
         """Put one merged layer in the place of all frozen ones of each table."""
         replaced: list[Layer] = []
@@ -157,6 +168,9 @@ class Index:
             if state.frozen:
                 replaced.extend(state.frozen)
                 state.frozen = (merged[state.id],)
+        for table_id, layers in self.dropped_frozen.items():
+            replaced.extend(layers)
+            self.dropped_frozen[table_id] = (merged[table_id],)
         self.retired.append(Retired(replaced, 0))
         self.refresh_all()
 
@@ -166,6 +180,7 @@ class Index:
         for state in self.states.values():
             layers.extend(state.frozen)
             state.frozen = ()
+        self.dropped_frozen = {}
         self.retired.append(Retired(layers, self.frozen_bytes))
         self.frozen_bytes = 0
         old, self.read_view = self.read_view, read_view

@@ -401,3 +401,41 @@ def test_operations_that_no_writer_logs(
         image = rig.power_cut("none")
         with pytest.raises(LogCorruptionError, match=said):
             image.open()
+
+
+@pytest.mark.parametrize("where", ["_merge", "reserve"])
+@pytest.mark.parametrize("failed_before", [False, True])
+def test_drop_beside_a_checkpoint(tmp_path: Path, where: str, failed_before: bool) -> None:
+    """What was cut before the drop is in LMDB below the watermark, rows of the table included.
+
+    The drop took the table's frozen layers with it while the checkpoint of that generation was
+    still to write them: a watermark was committed without rows that lie below it, a state that
+    never was. A crash lost nothing by it, since the drop is in the log; an opening that stops
+    short of the drop (point-in-time, behind damage) found the table without them. Found by the
+    damage layer of the crash harness.
+    """
+    with Rig(tmp_path) as rig:
+        db = rig.open()
+        table = db.table("t")
+        table.put(b"k", b"v")
+        engine = db.engine
+        if failed_before:
+            with mock.patch.object(engine.backing, "reserve", side_effect=DiskFullError("full")):
+                assert not rig.checkpoint()
+            table.put(b"l", b"w")
+        table_id = table._state.id
+        owner: Any = engine.checkpointer if where == "_merge" else engine.backing
+        real = getattr(owner, where)
+
+        def drop_first(*arguments: Any) -> Any:
+            db.drop_table("t")
+            return real(*arguments)
+
+        with mock.patch.object(owner, where, drop_first):
+            assert rig.checkpoint()
+        assert engine.backing.watermark.lsn < engine.log.next_lsn() - 1
+        assert engine.backing.entries(table_id) == 1 + failed_before
+        assert rig.checkpoint()
+        assert table_id not in engine.backing.tables
+        assert not engine.index.dropped_frozen
+        assert db.tables() == rig.power_cut("none").open().tables() == []
