@@ -46,6 +46,8 @@ ERRORS: Final = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, "short", "
 MODES: Final[tuple[Mode, ...]] = ("once", "from then on")
 FULL: Final = (errno.ENOSPC, errno.EDQUOT, "half")
 
+_CRASHES: Final = 2
+"""Behind how many steps, from the one that failed on, the power is cut before the end."""
 _RECOVERIES: Final = 0.5
 """How often a call fails in the recovery from a crash too."""
 _CALLS: Final = 80
@@ -191,7 +193,7 @@ class SimulatedErrors:
 
     def _take_steps(self, rig: Rig, db: Store, told: list[Told], injector: _Injector) -> None:
         sync_failed = False
-        crashed = False
+        crashes = 0
         for number, step in self._script.items():
             behind = random.Random(f"behind/{self._seed}/{number}")
             try:
@@ -206,11 +208,11 @@ class SimulatedErrors:
             if error is not None:
                 self._check_error(db, error, injector)
             sync_failed = sync_failed or _log_sync_failed(injector)
-            if injector.failed and not crashed:
-                # Also at once: later steps, a flush above all, make good what is lost of the log.
-                crashed = True
-                self._crash(rig, told)
             _background(rig, behind)
+            if injector.failed and crashes < _CRASHES:
+                # Also now: later steps, a flush above all, make good what is lost of the log.
+                crashes += 1
+                self._crash(rig, told)
             sync_failed = sync_failed or _log_sync_failed(injector)
         if injector.synced_again is not None:
             raise ViolationError(8, f"{_short(injector.synced_again)}: a failed sync was repeated")
