@@ -13,6 +13,7 @@ from strandline.errors import WriteOutcomeUnknownError
 from strandline.recovery import quarantine, rewrite, segment_scan
 from strandline.wal import log_tail, reader, resync
 from strandline.wal.disk import DiskFile
+from strandline.wal.format import aligned
 from strandline.wal.group import Group
 from strandline.wal.log_tail import OUT_OF_ROOM, LogTail
 from tests.crash.planted.bug import Planting, bug
@@ -138,19 +139,24 @@ def half_a_frame_left_in_the_log(planting: Planting) -> None:
     Whoever writes through a file position, as `write` does, has moved it.
     """
     write_group = LogTail._write_group
+    halves: list[int] = []
 
     def write(self: LogTail, group: Group) -> None:
-        segment, offset, frames, lsn = self.tail
         try:
             write_group(self, group)
         except OSError:
-            if self.tail[0] is segment:
-                self.tail = (segment, offset + 64, frames, lsn)
+            if halves:
+                segment, offset, frames, lsn = self.tail
+                self.tail = (segment, offset + aligned(halves.pop()), frames, lsn)
             raise
 
     def finish_write(file: DiskFile, data: bytes, offset: int, done: int = 0) -> None:
-        while done < len(data):
-            done += file.pwrite(data[done:], offset + done)
+        try:
+            while done < len(data):
+                done += file.pwrite(data[done:], offset + done)
+        except OSError:
+            halves.append(done)
+            raise
 
     planting.replace(LogTail, "_write_group", write)
     planting.replace(log_tail, "_finish_write", finish_write)
