@@ -140,6 +140,7 @@ class _Opening:
             probe.probe(self._store_dir, values=self._options.check == "always")
         backing = self._backing = Backing.open(self._store_dir, self._options)
         _check_uuid(backing, identity, self._store_dir)
+        self._refuse_no_log()
         found = survey(
             disk,
             self._log_dir,
@@ -149,7 +150,6 @@ class _Opening:
             progress=self._options.progress,
             monotonic=self._runtime.monotonic,
         )
-        self._refuse_no_log()
         identity = self._next_epoch(identity, found)
         next_lsn = self._next_lsn(identity, found)
         settled = settle(
@@ -226,6 +226,8 @@ class _Opening:
         """Refuse a log without any segment, of which LMDB cannot tell how far it went."""
         if self._options.recovery in ("point-in-time", "salvage"):
             return
+        if self._disk.kind(self._log_dir) != "directory":
+            return  # the survey says what that is
         if not any(segment_id_of(name) for name in self._disk.listdir(self._log_dir)):
             raise LogGapError(
                 f"{self._log_dir}: expected at least one segment, found none: whatever was "

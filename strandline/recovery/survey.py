@@ -25,7 +25,7 @@ from strandline.options import RecoveryMode
 from strandline.recovery.aside import Aside, extent, plan_asides
 from strandline.recovery.report import RecoveryProgress, TornTail
 from strandline.recovery.segment_scan import SegmentScan, scan_segment
-from strandline.recovery.verdict import Kept, Verdict, judge
+from strandline.recovery.verdict import GIVING_UP, Kept, Verdict, judge
 from strandline.wal.damage import GAPS, Damage
 from strandline.wal.disk import Disk
 from strandline.wal.format import segment_id_of, segment_name
@@ -134,7 +134,11 @@ def survey(
         OSError: a file cannot be read.
     """
     started = monotonic()
-    scans = scan_log(disk, list_segments(disk, log_dir), uuid=uuid, progress=progress)
+    segments = list_segments(disk, log_dir)
+    if not segments and watermark_lsn and mode in GIVING_UP:
+        # There was a log: whoever asks to go on without it is told that it is missing.
+        segments = {1: os.path.join(log_dir, segment_name(1))}
+    scans = scan_log(disk, segments, uuid=uuid, progress=progress)
     return replace(
         conclude(disk, log_dir, scans, uuid=uuid, watermark_lsn=watermark_lsn, mode=mode),
         seconds=monotonic() - started,

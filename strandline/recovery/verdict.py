@@ -49,7 +49,8 @@ from strandline.wal.format import (
     segment_name,
 )
 
-_GIVING_UP: Final = ("point-in-time", "salvage")
+GIVING_UP: Final = ("point-in-time", "salvage")
+"""The recovery modes that go on although something is lost."""
 SYNC_MARK_BYTES: Final = aligned(FRAME_HEADER_BYTES + len(SYNC_MARK_PAYLOAD))
 
 
@@ -203,7 +204,7 @@ class _Judge:
         trailing = [s for s in self.scans if scan is None or s.segment_id > scan.segment_id]
         behind = [s for s in trailing if self._holds(s)]
         gone = self._missing_successor(scan, trailing)
-        if scan is None and not behind and self.watermark and self.mode in _GIVING_UP:
+        if scan is None and not behind and self.watermark and self.mode in GIVING_UP:
             # There was a log, and not one valid frame or header is left of it.
             gone = self.scans[0].trouble if self.scans else None
             self.nothing_left = gone is not None
