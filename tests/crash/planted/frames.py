@@ -91,20 +91,3 @@ def damage_taken_for_torn_tail(planting: Planting) -> None:
         return self._tear(damages[0])
 
     planting.replace(_Judge, "_lose", lose)
-
-
-@bug(breaks=10)
-def segment_header_crc_unchecked(planting: Planting) -> None:
-    """A segment's header is believed whatever its checksum says.
-
-    Its magic is right, so it seems to be one.
-    """
-    decode = fmt.decode_segment_header
-
-    def lenient(block: bytes) -> fmt.SegmentHeader | None:
-        if len(block) < fmt.SEGMENT_HEADER_BYTES or block[:8] != fmt.SEGMENT_MAGIC:
-            return None
-        body = bytes(block[: fmt.SEGMENT_HEADER_BYTES - 4])
-        return decode(body + crc32c(body).to_bytes(4, "little"))
-
-    planting.replace(reader, "decode_segment_header", lenient)

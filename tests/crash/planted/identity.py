@@ -91,12 +91,12 @@ def epoch_not_raised(planting: Planting) -> None:
     """
 
     def same_epoch(disk: Disk, directory: str, identity: Identity) -> None:
-        write_identity(disk, directory, identity._replace(epoch=min(identity.epoch, 1)))
+        write_identity(disk, directory, identity._replace(epoch=0))
 
     next_epoch = _Opening._next_epoch
 
     def not_raised(self: _Opening, identity: Identity, found: Survey) -> Identity:
-        return next_epoch(self, identity, found)._replace(epoch=1)
+        return next_epoch(self, identity, found)._replace(epoch=0)
 
     planting.replace(opening, "write_identity", same_epoch)
     planting.replace(_Opening, "_next_epoch", not_raised)

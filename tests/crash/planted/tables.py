@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from strandline.engine import definitions, records, replay
@@ -38,19 +39,19 @@ def drop_not_logged(planting: Planting) -> None:
 def table_ids_reused(planting: Planting) -> None:
     """A new table gets the id of one that was dropped.
 
-    The highest id is taken over the tables that live. What the log still holds of the old
-    table is replayed into the new one.
+    The lowest free number is taken, as for a file descriptor. What LMDB or the log still
+    holds of the old table is the new one's.
     """
     add_table, create_table = Engine.add_table, CheckpointTransaction.create_table
 
     def add(self: Engine, row: TableRow) -> TableState:
         state = add_table(self, row)
-        self.highest_table_id = max(self.index.states)
+        self.highest_table_id = _lowest_free(self.index) - 1
         return state
 
     def forget(engine: Engine, state: TableState) -> None:
         forget_table(engine, state)
-        engine.highest_table_id = max(engine.index.states)
+        engine.highest_table_id = _lowest_free(engine.index) - 1
 
     def create(self: CheckpointTransaction, row: TableRow, *, made_up: bool = False) -> None:
         create_table(self, row, made_up=True)
@@ -146,3 +147,8 @@ def value_checksum_unchecked(planting: Planting) -> None:
 def _first_table(item: Any) -> Any:
     """Return a queued commit with one table's keys alone, anything else as it is."""
     return (item[0][:1], *item[1:]) if type(item[0]) is list else item
+
+
+def _lowest_free(index: Index) -> int:
+    """Return the lowest table id that no living table has."""
+    return next(number for number in itertools.count(1) if number not in index.states)
