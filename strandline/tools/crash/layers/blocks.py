@@ -106,7 +106,7 @@ class BlocksBench:
 
     def steps(self, seed: int) -> int:
         """Return the steps of all writers in all cycles."""
-        return _history(seed, None).steps
+        return history_of(seed).steps
 
     def round(self, seed: int, kept: frozenset[int] | None = None) -> Tally:
         """Record one store, and cut the recording."""
@@ -119,7 +119,8 @@ class BlocksBench:
             shutil.rmtree(place, ignore_errors=True)
 
 
-def _history(seed: int, kept: frozenset[int] | None) -> History:
+def history_of(seed: int, kept: frozenset[int] | None = None) -> History:
+    """Return the scripts of a round."""
     choose = random.Random(f"blocks/history/{seed}")
     return History(
         seed,
@@ -148,7 +149,7 @@ class BlocksRound:
         self._kind: KindName = kind
         self._choose = random.Random(f"blocks/{seed}")
         self._seed = seed
-        self._history = _history(seed, kept)
+        self._history = history_of(seed, kept)
         self._cycles = cycles
         self._base = self._history.begun(Model())
         self._bases: dict[int, Model] = {}
@@ -201,7 +202,7 @@ class BlocksRound:
     def _cut(self, recording: Recording, cut: int, number: int) -> None:
         cycle, said = told_before(recording.marks(cut))
         rng = random.Random(f"blocks/{self._seed}/{number}")
-        survivors = _Survivors(rng)
+        survivors = Survivors(rng)
         self._where = (
             f"{self._kind}, image {number}: cut {cut - recording.begin} of "
             f"{recording.end - recording.begin}, in cycle {cycle} of {_CYCLES}"
@@ -247,7 +248,7 @@ def told_before(marks: Sequence[bytes]) -> tuple[int, bytes]:
     return cycle, bytes(said)
 
 
-class _Survivors:
+class Survivors:
     """A choice of survivors that says how many they were."""
 
     def __init__(self, rng: random.Random) -> None:

@@ -58,8 +58,10 @@ _SLOWER: Final = 3.0
 """How much longer a phase takes than where a sync costs nothing."""
 _WRITERS: Final = (1, 1, 3)
 _REOPENING: Final = 0.25
+_LIVES_ON: Final = 0.3
+"""How often a writer lives on without its disk for a while."""
 _UNDER_THE_CUT: Final = 0.004
-"""The most seconds that a writer lives on without its disk."""
+"""The most seconds that it does."""
 
 
 class ShutdownLayer:
@@ -108,7 +110,7 @@ class ShutdownBench:
 
     def steps(self, seed: int) -> int:
         """Return the steps of all writers in all cycles."""
-        return _history(seed, None).steps
+        return history_of(seed).steps
 
     def round(self, seed: int, kept: frozenset[int] | None = None) -> Tally:
         """Run one store through its cuts."""
@@ -121,7 +123,8 @@ class ShutdownBench:
             shutil.rmtree(place, ignore_errors=True)
 
 
-def _history(seed: int, kept: frozenset[int] | None) -> History:
+def history_of(seed: int, kept: frozenset[int] | None = None) -> History:
+    """Return the scripts of a round."""
     choose = random.Random(f"shutdown/history/{seed}")
     return History(
         seed,
@@ -148,7 +151,7 @@ class ShutdownRound:
         self._server = server
         self._kind: KindName = kind
         self._choose = random.Random(f"shutdown/{seed}")
-        self._history = _history(seed, kept)
+        self._history = history_of(seed, kept)
         self._hits = hits
         self._base = self._history.begun(Model())
         self._where = ""
@@ -226,7 +229,8 @@ class _Cut:
     def __init__(self, disk: LoopFilesystem, board: Path, choose: random.Random) -> None:
         self._disk = disk
         self._board = board
-        self._lives_on = choose.random() * _UNDER_THE_CUT if choose.random() < 0.3 else 0.0
+        lives_on = choose.random() < _LIVES_ON
+        self._seconds = choose.random() * _UNDER_THE_CUT if lives_on else 0.0
         self.journal = choose.choice([Journal.LOST, Journal.LOST, Journal.FLUSHED])
         self.fallen = False
         self.within: Phase | None = None
@@ -236,4 +240,4 @@ class _Cut:
         self.fallen = True
         self.within = innermost(read_board(self._board))
         self._disk.cut(self.journal)
-        time.sleep(self._lives_on)
+        time.sleep(self._seconds)
