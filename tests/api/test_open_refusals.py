@@ -273,9 +273,7 @@ def test_a_segment_is_missing(tmp_path: Path, which: str, stored: bool) -> None:
     for name in gone:
         name.unlink()
     if which == "all":
-        refused_to_open(path, StoreCorruptionError, "log", "watermark") if stored else (
-            _refused_or_whole(path, 300)
-        )
+        refused_to_open(path, LogGapError, "at least one segment", "point-in-time")
     elif stored and which != "successor":
         _refused_or_whole(path, 300)
     else:

@@ -29,7 +29,7 @@ def store(tmp_path: Path) -> Path:
 
 def test_it_is_refused_with_advice(store: Path) -> None:
     """Whatever was written after the last checkpoint is gone, and nobody is to overlook it."""
-    with pytest.raises(LogGapError, match='at least one segment.*recovery="point-in-time"'):
+    with pytest.raises(LogGapError, match=r'at least one segment.*recovery="point-in-time"'):
         open_small(store)
 
 
