@@ -111,7 +111,8 @@ def _line(layer: str, bug: str, outcome: Outcome) -> str:
     elif outcome.failed is not None:
         found = f"FAILED: {outcome.failed.splitlines()[-1]}"
     elif outcome.caught:
-        found = f"invariant {outcome.invariant}, seed {outcome.seed}: {' '.join(outcome.what.split())[:90]}"
+        what = " ".join(outcome.what.split())[:90]
+        found = f"invariant {outcome.invariant}, seed {outcome.seed}: {what}"
     else:
         found = "nothing"
     took = f"{outcome.seconds:6.1f} s {outcome.cases:6} cases"
