@@ -24,7 +24,6 @@ from strandline.tools.crash.rot.anatomy import KINDS, LAST, SEALED, places_of
 from strandline.tools.crash.rot.children import run_child
 from strandline.tools.crash.rot.damage import DAMAGE_KINDS, Damage, plan_damage
 from strandline.tools.crash.rot.stores import SHAPES, Specimen, make_specimen, shape_of
-from strandline.tools.crash.rot.table import RotTally
 from strandline.tools.crash.rot.verdict import (
     HARMLESS,
     REFUSED,
@@ -247,14 +246,3 @@ def test_a_finding_says_what_was_done(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "SIGBUS" in tally.finding.what
     assert "recovery=" in tally.finding.where
     assert "a logged store, closed" in tally.finding.where
-
-
-def test_the_table_has_every_outcome_once(tmp_path: Path) -> None:
-    """Counts of two rounds add up in it."""
-    one = RotTally(cases=1)
-    one.outcomes[LAST, "bit flip", REFUSED] += 1
-    total = RotTally()
-    total.add(one)
-    total.add(one)
-    *_, last = total.table().splitlines()
-    assert ["all", "all", "2", "0", "0", "0", "0"] == last.split()

@@ -9,9 +9,10 @@ can: real threads and kernels decide some things by themselves. It ends at its f
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -63,6 +64,8 @@ class Tally:
     """Faults that were injected; a case can have several (a crash in a recovery from a crash)."""
     acknowledged: int = 0
     """Acknowledged writes that were looked for, summed over cases."""
+    outcomes: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    """Cases by what was struck, how, and what became of it, where a layer tells them apart."""
     finding: Finding | None = None
 
     def add(self, other: Tally) -> None:
@@ -71,6 +74,7 @@ class Tally:
         self.cases += other.cases
         self.faults += other.faults
         self.acknowledged += other.acknowledged
+        self.outcomes.update(other.outcomes)
         self.finding = self.finding or other.finding
 
 

@@ -16,6 +16,7 @@ _CLASSES: Final = {
     "kill": f"{_LAYERS}.kill:KillLayer",
     "shutdown": f"{_LAYERS}.shutdown:ShutdownLayer",
     "blocks": f"{_LAYERS}.blocks:BlocksLayer",
+    "rot": f"{_LAYERS}.rot:RotLayer",
 }
 
 NAMES: Final = tuple(_CLASSES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,6 +73,11 @@ def _row_as_json(row: Row) -> dict[str, Any]:
         "faults": tally.faults,
         "acknowledged_checked": tally.acknowledged,
     }
+    if tally.outcomes:
+        found["outcomes"] = [
+            {"struck": struck, "how": how, "outcome": outcome, "cases": cases}
+            for (struck, *how, outcome), cases in sorted(tally.outcomes.items())
+        ]
     if tally.finding is not None:
         found["violation"] = {
             "invariant": tally.finding.invariant,
@@ -110,8 +116,25 @@ def as_text(rows: Sequence[Row]) -> RenderableType:
             found,
         )
         below += [_line(f"{row.name}, left out: {each}", "yellow") for each in row.left_out]
+        if tally.outcomes:
+            below += [Text(), _outcomes(row.name, tally.outcomes)]
         below += _violation(row)
     return Group(table, *below)
+
+
+def _outcomes(name: str, outcomes: Counter[tuple[str, ...]]) -> Table:
+    """Return what became of cases, by what was struck; how is left to the JSON."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column(name, no_wrap=True)
+    columns = list(dict.fromkeys(outcome for *_, outcome in outcomes))
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    sums: dict[str, Counter[str]] = {}
+    for (struck, *_, outcome), cases in sorted(outcomes.items()):
+        sums.setdefault(struck, Counter())[outcome] += cases
+    for struck, row in sums.items():
+        table.add_row(struck, *(f"{row[column]:,}" for column in columns))
+    return table
 
 
 def _violation(row: Row) -> list[RenderableType]:

@@ -17,13 +17,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from strandline.tools.crash.layer import Finding, ViolationError
+from strandline.tools.crash.layer import Finding, Tally, ViolationError
 from strandline.tools.crash.rot.anatomy import DATA_FILE, Place, places_of
 from strandline.tools.crash.rot.children import run_child
 from strandline.tools.crash.rot.damage import Damage, plan_damage
 from strandline.tools.crash.rot.looking import look
 from strandline.tools.crash.rot.stores import STEPS, Specimen, make_specimen
-from strandline.tools.crash.rot.table import RotTally
 from strandline.tools.crash.rot.verdict import Case, History, claimed_by_survivors
 
 _CASES: Final = 48
@@ -68,7 +67,7 @@ class RotBench:
         """Every script has the same length."""
         return STEPS
 
-    def round(self, seed: int, kept: frozenset[int] | None = None) -> RotTally:
+    def round(self, seed: int, kept: frozenset[int] | None = None) -> Tally:
         """Damage copies of one store."""
         place = self._directory / "round"
         place.mkdir()
@@ -82,12 +81,12 @@ class RotRound:
     """One store, and what is done to it."""
 
     def __init__(self, place: Path, seed: int, kept: frozenset[int] | None) -> None:
-        self.tally = RotTally(rounds=1)
+        self.tally = Tally(rounds=1)
         self._place = place
         self._seed = seed
         self._kept = kept
 
-    def run(self) -> RotTally:
+    def run(self) -> Tally:
         """Make the store, then case after case."""
         where = "before any damage"
         try:
