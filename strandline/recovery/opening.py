@@ -115,6 +115,10 @@ def _open(path: str | os.PathLike[str], options: dict[str, Any], lock: WriterLoc
         raise
 
 
+_MOST_BLOCKS: Final = 3
+"""By how many blocks an opening can move the ceiling, without operations in the log or in LMDB."""
+
+
 class _Opening:
     """The state of one opening, so that it can let go of everything when it fails."""
 
@@ -254,7 +258,15 @@ class _Opening:
         orderly = found.clean and found.epoch == before.epoch
         if orderly or before.epoch == 0:
             return found.last_lsn + 1
-        return max(found.last_lsn + 1, before.lsn_ceiling)
+        following = max(found.last_lsn + 1, before.lsn_ceiling)
+        assert self._backing is not None, "LMDB is open by now"
+        unknown = max(found.max_epoch, self._backing.watermark.epoch) - before.epoch
+        if unknown > 0:
+            # An older IDENTITY was put in the place of the newest. Its ceiling says nothing of
+            # the openings since, each of which can have begun and ended blocks further on.
+            block = self._options.lsn_block
+            following = (following // block + _MOST_BLOCKS * (unknown + 1)) * block
+        return following
 
     def _make_engine(
         self, identity: Identity, next_lsn: int, sealed: list[SealedSegment], last_id: int
