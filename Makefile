@@ -9,7 +9,7 @@ NATIVE := $(VENV)/.native
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-python lint bench bench-micro soak fuzz clean
+.PHONY: help demo test test-python lint bench bench-micro crash gate clean
 
 help:
 	@echo "make demo    see the store survive what it promises to survive"
@@ -18,8 +18,8 @@ help:
 	@echo "make lint    ruff, mypy and the direction of imports"
 	@echo "make bench   strandline beside RocksDB, LevelDB, LMDB, SQLite and diskcache"
 	@echo "make bench-micro   the core operations, one by one"
-	@echo "make soak    ten minutes of kills and recoveries"
-	@echo "make fuzz    every fuzz target for FUZZ_SECONDS (60)"
+	@echo "make crash   every layer of the crash harness for BUDGET (10m), or those in LAYERS"
+	@echo "make gate    every planted bug against every layer; takes hours"
 	@echo "make clean   remove the environment and everything that the targets made"
 
 demo: $(NATIVE)
@@ -43,19 +43,14 @@ bench: $(NATIVE)
 bench-micro: $(NATIVE)
 	$(BIN)/python -m pytest benchmarks/
 
-soak: $(NATIVE)
-	$(BIN)/strandline crash-test --layer kill --budget 10m
+BUDGET ?= 10m
+LAYERS ?=
 
-FUZZ_SECONDS ?= 60
-FUZZED := $(VENV)/fuzzed
+crash: $(NATIVE)
+	$(BIN)/strandline crash-test --budget $(BUDGET) $(addprefix --layer ,$(LAYERS))
 
-fuzz: $(NATIVE)
-	$(PIP) install --quiet --constraint constraints.txt atheris
-	for target in frames payloads records identity headers logs codecs catalog; do \
-		mkdir -p $(FUZZED)/$$target; \
-		$(BIN)/python -m fuzz.$$target -max_total_time=$(FUZZ_SECONDS) \
-			-dict=fuzz/store.dict -artifact_prefix=$(FUZZED)/ $(FUZZED)/$$target fuzz/corpus/$$target || exit 1; \
-	done
+gate: $(NATIVE)
+	$(BIN)/python -m tests.crash.gate --budget 30s
 
 clean:
 	rm -rf $(VENV) build dist strandline/native/*.so .benchmarks .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
@@ -66,7 +61,7 @@ clean:
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt hatchling editables setuptools
-	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[cli,bench,dev]'
+	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[bench,cli,crash,dev,fuzz]'
 	touch $@
 
 # The functions in C are built by the installation, and again whenever their sources change.
