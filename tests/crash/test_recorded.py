@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,14 +24,6 @@ os.write(1, b"written")
 os.fsync(file)
 os.write(1, b"synced")
 """
-
-
-@pytest.fixture(name="place")
-def _place() -> Iterator[Path]:
-    """Where syncs cost nothing, if there is such a place."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as directory:
-        yield Path(directory)
 
 
 def _round(place: Path, seed: int, bug: str | None = None, *steps: int) -> Tally:

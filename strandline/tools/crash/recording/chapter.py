@@ -18,7 +18,7 @@ from strandline.tools.crash.script.running import Script
 from strandline.tools.crash.script.single import single_script
 from strandline.tools.crash.script.steps import Step
 
-CHAPTERS: Final = 3
+CHAPTERS: Final = 2
 STEPS: Final = 10
 """Steps of a writer that is alone, in a chapter."""
 STEPS_OF_MANY: Final = 4
