@@ -25,13 +25,11 @@ from typing import Any, Final
 from strandline.tools.crash.layer import Bench, Layer, Tally
 from strandline.tools.crash.registry import load_layer
 from strandline.tools.crash.runner import die_with_parent
-from strandline.tools.crash.shrink import shrink
 from tests.crash.planted import BUGS
 
 HUNG: Final = 13
 """The invariant that a cell which does not end breaks."""
 _PATIENCE: Final = 90.0
-_SHRINKING: Final = 40.0
 _REPOSITORY: Final = Path(__file__).resolve().parents[3]
 
 
@@ -46,9 +44,6 @@ class Cell:
     """No round begins later; one that has begun may end."""
     seed: int = 0
     rounds: int | None = None
-    kept: tuple[int, ...] | None = None
-    shrink: bool = False
-    """Look for the fewest steps that still give the finding."""
     in_python: bool = False
     """Without strandline's C. A bug that needs that says so itself."""
 
@@ -66,7 +61,6 @@ class Outcome:
     invariant: int | None = None
     what: str = ""
     where: str = ""
-    kept: tuple[int, ...] | None = None
     skipped: str | None = None
     """Why this machine cannot run the layer."""
     failed: str | None = None
@@ -82,7 +76,7 @@ def run_cell(cell: Cell) -> Outcome:
     """Run a cell in a process of its own; one that does not end is killed, and has hung."""
     in_python = cell.in_python or (cell.bug is not None and BUGS[cell.bug].in_python)
     environment = {**os.environ, "STRANDLINE_NATIVE": "0" if in_python else "1"}
-    limit = cell.seconds + _PATIENCE + (_SHRINKING if cell.shrink else 0.0)
+    limit = cell.seconds + _PATIENCE
     began = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, "-m", __name__, json.dumps(asdict(cell))],
@@ -107,8 +101,7 @@ def run_cell(cell: Cell) -> Outcome:
         fields = json.loads(told.splitlines()[-1])
     except (IndexError, ValueError):
         return Outcome(failed=f"status {process.returncode}: {errors[-2000:]}")
-    kept = fields.pop("kept")
-    return Outcome(**fields, kept=None if kept is None else tuple(kept))
+    return Outcome(**fields)
 
 
 def _run(cell: Cell) -> Outcome:
@@ -139,13 +132,12 @@ def _layer(cell: Cell) -> Layer:
 
 
 def _rounds(cell: Cell, bench: Bench) -> Outcome:
-    kept = None if cell.kept is None else frozenset(cell.kept)
     total = Tally()
     seed = cell.seed
     began = time.monotonic()
     while total.rounds != cell.rounds and time.monotonic() - began < cell.seconds:
         try:
-            tally = bench.round(seed, kept)
+            tally = bench.round(seed)
         except Exception:
             return Outcome(time.monotonic() - began, failed=traceback.format_exc()[-2000:])
         total.add(tally)
@@ -156,10 +148,6 @@ def _rounds(cell: Cell, bench: Bench) -> Outcome:
     found = total.finding
     if found is None:
         return Outcome(seconds, total.rounds, total.cases)
-    fewest = cell.kept
-    if cell.shrink:
-        smaller = shrink(bench, seed, found, time.monotonic() + _SHRINKING)
-        fewest = None if smaller is None else smaller[0]
     return Outcome(
         seconds,
         total.rounds,
@@ -168,13 +156,9 @@ def _rounds(cell: Cell, bench: Bench) -> Outcome:
         found.invariant,
         found.what[:500],
         found.where[:300],
-        fewest,
     )
 
 
 if __name__ == "__main__":
     die_with_parent()
-    arguments = json.loads(sys.argv[1])
-    steps = arguments.pop("kept")
-    done = _run(Cell(**arguments, kept=None if steps is None else tuple(steps)))
-    print(json.dumps(asdict(done)))
+    print(json.dumps(asdict(_run(Cell(**json.loads(sys.argv[1]))))))
