@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from strandline.tools.crash.blocks.kinds import KindName
+from strandline.tools.crash.blocks.recording import Flush, Mark, Record
 from strandline.tools.crash.blocks.survivors import Write
 from strandline.tools.crash.killing import children
 from strandline.tools.crash.layer import Finding, Tally
@@ -18,6 +19,7 @@ from strandline.tools.crash.layers.blocks import (
     BlocksLayer,
     Survivors,
     history_of,
+    quiet_positions,
     told_before,
 )
 from strandline.tools.crash.script.model import Model
@@ -113,6 +115,15 @@ def test_what_was_told_before_a_cut_begins_with_its_cycle() -> None:
     assert told_before([]) == (0, b"")
     assert told_before([b"cycle 0", b"\x94a", b"b"]) == (0, b"\x94ab")
     assert told_before([b"cycle 0", b"\x94a", b"cycle 2", b"\x94c"]) == (2, b"\x94c")
+
+
+def test_quiet_are_the_positions_about_the_beginning_of_a_cycle() -> None:
+    """What is written before the first message of a cycle, and after its last."""
+    told, first, second = Mark(b"\x94"), Mark(b"cycle 0"), Mark(b"cycle 1")
+    write, flush = Write(0, bytes(512)), Flush()
+    records: list[Record] = [write, first, write, flush, told, write, told, write, second, flush]
+    assert quiet_positions(records) == [2, 3, 4, 7, 8]
+    assert quiet_positions([write, told, write, told]) == []
 
 
 def test_survivors_are_described() -> None:

@@ -22,13 +22,14 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
 from strandline.tools.crash.blocks.blocklog import BlockLog
 from strandline.tools.crash.blocks.kinds import KindName
 from strandline.tools.crash.blocks.obstacle import log_obstacle
-from strandline.tools.crash.blocks.recording import Recording
+from strandline.tools.crash.blocks.recording import Mark, Record, Recording
 from strandline.tools.crash.blocks.survivors import Write, at_random
 from strandline.tools.crash.blocks.workspace import private_mounts
 from strandline.tools.crash.forking.client import PATIENCE, ForkServer
@@ -50,6 +51,9 @@ KINDS: Final[tuple[KindName, ...]] = ("ext4", "xfs", "btrfs")
 _CYCLES: Final = 3
 _CUTS: Final = 24
 """Images of a recording."""
+_QUIET: Final = 0.4
+"""The share of them that falls into openings, recoveries and closings: few writes, much at
+stake."""
 _SLOWER: Final = 5.0
 """How much longer a phase takes than where a sync costs nothing."""
 _WRITERS: Final = (1, 1, 3)
@@ -162,7 +166,7 @@ class BlocksRound:
             with BlockLog(self._kind, self._place) as log:
                 self._record(log)
                 with log.end() as recording:
-                    for number, cut in enumerate(recording.cuts(self._choose, _CUTS)):
+                    for number, cut in enumerate(self._cuts(recording)):
                         self._cut(recording, cut, number)
         except ViolationError as error:
             self.tally.finding = Finding(error.invariant, str(error), self._where)
@@ -198,6 +202,13 @@ class BlocksRound:
         self._base = self._judge(case, self._base, CrashKind.PROCESS, ended.said, again=0.0)
 
     # ---- the cuts
+
+    def _cuts(self, recording: Recording) -> list[int]:
+        """Choose where to cut: anywhere, and often while the store is opened or closed."""
+        quiet = quiet_positions(recording.records)
+        count = round(_CUTS * _QUIET) if quiet else 0
+        chosen = [self._choose.choice(quiet) for _ in range(count)]
+        return sorted([*chosen, *recording.cuts(self._choose, _CUTS - count)])
 
     def _cut(self, recording: Recording, cut: int, number: int) -> None:
         cycle, said = told_before(recording.marks(cut))
@@ -246,6 +257,17 @@ def told_before(marks: Sequence[bytes]) -> tuple[int, bytes]:
         else:
             said += mark
     return cycle, bytes(said)
+
+
+def quiet_positions(records: Sequence[Record]) -> list[int]:
+    """Return the positions about the beginning of a cycle at which nobody is told anything."""
+    marks = [(at, record) for at, record in enumerate(records) if isinstance(record, Mark)]
+    return [
+        position
+        for (at, mark), (until, following) in pairwise(marks)
+        if mark.data.startswith(_BEGINS) or following.data.startswith(_BEGINS)
+        for position in range(at + 1, until + 1)
+    ]
 
 
 class Survivors:
