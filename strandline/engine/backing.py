@@ -66,6 +66,7 @@ which from `_EMPTIED_MANY` on is done when no snapshot has to expire for it."""
 
 _DRAIN_SECONDS: Final = 0.25
 _PAUSE: Final = 0.0005
+_REVIVAL_SECONDS: Final = 5.0
 
 _graveyard: list[object] = []
 """What forked children inherited: closing it would free the parent's reader slots."""
@@ -225,6 +226,20 @@ class Backing:
             )
         self._reopen(size)
 
+    def read_on(self) -> None:
+        """Let reads go on after a commit that failed. Snapshots that are open may expire.
+
+        LMDB begins no transaction any more once it could not write its meta page, until the
+        environment is opened anew. Whether that shows the commit or not is all the same to
+        readers: what was in it is in memory too.
+        """
+        try:
+            self._live().begin().abort()
+        except lmdb.ReadersFullError:
+            pass
+        except lmdb.PanicError:
+            self._reopen(self._map_bytes)
+
     def close(self) -> None:
         """Close everything; a second call does what an interrupt left undone.
 
@@ -256,10 +271,16 @@ class Backing:
     def begin(self) -> lmdb.Transaction[bytes]:
         """Begin a read transaction on the newest commit; what views and snapshots call."""
         checked = False
+        deadline = time.monotonic() + _REVIVAL_SECONDS
         while True:
             env = self._await_env()
             try:
                 return env.begin()
+            except lmdb.PanicError as error:
+                # A commit has just failed: `read_on` is about to be called.
+                if time.monotonic() > deadline:
+                    raise explain(error, self.path, "beginning to read") from error
+                time.sleep(_PAUSE)
             except lmdb.ReadersFullError as error:
                 # Slots of processes that died are freed only when somebody looks.
                 if checked or not env.reader_check():

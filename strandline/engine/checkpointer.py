@@ -32,7 +32,7 @@ from strandline.engine.layer import Layer
 from strandline.engine.pressure import FLUSH_AT
 from strandline.engine.rows import rows_of
 from strandline.engine.switching import quick_switching
-from strandline.errors import DiskFullError, StoreFailedError
+from strandline.errors import DiskFullError, StoreFailedError, StrandlineError
 from strandline.wal.log_stats import Samples
 from strandline.wal.runtime import Worker
 
@@ -178,6 +178,7 @@ class Checkpointer:
         except CommitOutcomeUnknown as error:
             self._failed(error)
             engine.fail(error, f"{engine.path}: the commit of a checkpoint failed: {error}")
+            self._read_on()
         except Exception as error:
             self._failed(error)
             if isinstance(error, OSError) and error.errno == errno.EIO:
@@ -195,6 +196,13 @@ class Checkpointer:
         except Exception:
             self.strategy_errors += 1
         return self.consecutive_failures == 0
+
+    def _read_on(self) -> None:
+        """Let reads go on after a failed commit; where they cannot, they say why themselves."""
+        try:
+            self._engine.backing.read_on()
+        except (StrandlineError, OSError) as error:
+            self._last_error = error
 
     def _attempt(self) -> None:
         """Make a pass, with the reserve's room and a larger map where that helps."""

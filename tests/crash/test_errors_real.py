@@ -15,9 +15,17 @@ from strandline.tools.crash.layers.errors_real import SLICES, RealErrors
 from strandline.tools.crash.script.steps import SYNC, Put, Step
 from strandline.tools.crash.script.told import DONE, OPENED, Told
 from strandline.tools.crash.shim.control import Kind
-from strandline.tools.crash.shim.record import Event, Mark, Open, Recording, SyncBegin, SyncEnd
+from strandline.tools.crash.shim.record import (
+    Event,
+    Failed,
+    Mark,
+    Open,
+    Recording,
+    SyncBegin,
+    SyncEnd,
+)
 from tests.crash.planted import BUGS
-from tests.crash.shimmed import needs_shim
+from tests.crash.shimmed import needs_shim, run_shimmed
 
 _LOG = "data/log/0000000000000001.wal"
 
@@ -88,6 +96,47 @@ def test_without_the_shim_rounds_are_simulated(
         tally = bench.round(11, frozenset({0}))
     assert tally.finding is None
     assert tally.cases
+
+
+_META_FAILS = """
+import errno, strandline, threading
+db = strandline.open(root / "data", map_bytes=16 << 20, disk_reserve_bytes=0)
+for number in range(50):
+    db.put(b"%d" % number, b"stored")
+db.flush()
+db.put(b"new", b"1")
+start()
+found, ended = [], threading.Event()
+def read():
+    while not ended.is_set():
+        found.append(len(list(db.scan())))
+reader = threading.Thread(target=read)
+reader.start()
+plan(Plan(Action.FAIL_ON, frozenset({Kind.WRITE}), 2, errno.EIO))
+db.flush(5.0)
+plan(Plan(Action.FAIL_ONCE, nth=1 << 60))
+assert db.engine.log.failure is not None
+ended.set()
+reader.join()
+assert set(found) == {51}, set(found)
+assert db[b"new"] == b"1" and db[b"7"] == b"stored" and len(db) == 51
+with db.snapshot() as snapshot:
+    assert snapshot.get(b"8") == b"stored"
+disarm()
+"""
+
+
+@needs_shim
+def test_reads_go_on_when_the_meta_page_of_lmdb_cannot_be_written(tmp_path: Path) -> None:
+    """LMDB panics then: it began no transaction any more, and every scan failed with that.
+
+    Reads go on in a store that has failed, from the first moment on and on every thread.
+    """
+    run = run_shimmed(tmp_path, _META_FAILS)
+    assert run.code == 0
+    failed = [event.call for event in run.of(Failed) if event.injected]
+    assert failed[0] == "write"
+    assert run.of(SyncEnd)[0].error == 0, "it was the sync that failed, not the meta page"
 
 
 # ---- the witness
