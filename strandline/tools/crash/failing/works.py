@@ -192,7 +192,7 @@ def _images(
         yield cut.disk.kill(), cut.said, CrashKind.PROCESS, f"a kill {when}"
         for policy in ("none", "all", random.Random(choose.random())):
             name = policy if isinstance(policy, str) else "some"
-            disk = cut.disk.crash(policy)  # type: ignore[arg-type]
+            disk = cut.disk.crash(policy)
             yield disk, cut.said, CrashKind.POWER, f"a power cut ({name} is left) {when}"
 
 
