@@ -7,7 +7,8 @@ from typing import Final
 
 import msgpack
 
-from strandline.tools.crash.forking.client import Ended, ForkServer
+from strandline.tools.crash.forking.client import ForkServer
+from strandline.tools.crash.forking.ending import check_ended
 from strandline.tools.crash.killing.case import Case, pack_model, unpack_model
 from strandline.tools.crash.killing.works import BROKEN
 from strandline.tools.crash.layer import Tally, ViolationError
@@ -23,14 +24,6 @@ AGAIN: Final = 0.2
 _APART: Final = 0.1
 """How often LMDB's file is looked at as `open` does it after an unclean end, by a process of
 its own. Else the judge itself may end by it, and no time is lost."""
-
-
-def check_end(ended: Ended) -> None:
-    """Raise what the end of a child says without words."""
-    if ended.hung:
-        raise ViolationError(13, f"a process hangs; its threads:\n{ended.stacks}")
-    if ended.crashed:
-        raise ViolationError(10, f"a process ended by {ended.crashed}:\n{ended.stacks}")
 
 
 def check_told(said: bytes) -> None:
@@ -70,7 +63,7 @@ def judge(
         "again": choose.random() < again,
     }
     ended = server.run(f"{WORKS}:judge", argument)
-    check_end(ended)
+    check_ended(ended)
     verdict = msgpack.unpackb(ended.said)
     if verdict[0] == BROKEN:
         raise ViolationError(verdict[2], verdict[3])

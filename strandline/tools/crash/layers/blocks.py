@@ -33,13 +33,13 @@ from strandline.tools.crash.blocks.recording import Mark, Record, Recording
 from strandline.tools.crash.blocks.survivors import Write, at_random
 from strandline.tools.crash.blocks.workspace import private_mounts
 from strandline.tools.crash.forking.client import PATIENCE, ForkServer
+from strandline.tools.crash.forking.ending import check_ended
 from strandline.tools.crash.killing.blow import WHILE_WRITING, choose_moment
 from strandline.tools.crash.killing.case import Case, History
 from strandline.tools.crash.killing.children import (
     AGAIN,
     MODULES,
     WORKS,
-    check_end,
     check_told,
     judge,
 )
@@ -197,7 +197,7 @@ class BlocksRound:
         self._where = f"{self._kind}, while cycle {cycle} was recorded"
         ended = self._server.run(f"{WORKS}:write", case.pack(), kill_after=kill_after)
         self.tally.faults += ended.killed
-        check_end(ended)
+        check_ended(ended)
         check_told(ended.said)
         self._base = self._judge(case, self._base, CrashKind.PROCESS, ended.said, again=0.0)
 

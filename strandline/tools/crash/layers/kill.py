@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from strandline.tools.crash.forking.client import PATIENCE, Ended, ForkServer
+from strandline.tools.crash.forking.ending import check_ended
 from strandline.tools.crash.killing.blow import (
     WHILE_RECOVERING,
     WHILE_WRITING,
@@ -38,7 +39,6 @@ from strandline.tools.crash.killing.case import CYCLES, Case, History
 from strandline.tools.crash.killing.children import (
     MODULES,
     WORKS,
-    check_end,
     check_told,
     judge,
 )
@@ -221,7 +221,7 @@ class KillRound:
         case.board.unlink(missing_ok=True)
         seconds = blow.kill_after if isinstance(blow, Moment) else None
         ended = server.run(f"{WORKS}:{work}", case.pack(), kill_after=seconds)
-        check_end(ended)
+        check_ended(ended)
         board = read_board(case.board) if case.board.exists() else {}
         if ended.killed:
             self.tally.faults += 1

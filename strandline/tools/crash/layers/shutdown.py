@@ -32,6 +32,7 @@ from strandline.tools.crash.blocks.obstacle import shutdown_obstacle
 from strandline.tools.crash.blocks.shutdown import Journal
 from strandline.tools.crash.blocks.workspace import private_mounts
 from strandline.tools.crash.forking.client import PATIENCE, Ended, ForkServer
+from strandline.tools.crash.forking.ending import check_ended
 from strandline.tools.crash.killing.blow import (
     WHILE_RECOVERING,
     WHILE_WRITING,
@@ -41,7 +42,6 @@ from strandline.tools.crash.killing.case import CYCLES, Case, History
 from strandline.tools.crash.killing.children import (
     MODULES,
     WORKS,
-    check_end,
     check_told,
     judge,
 )
@@ -217,7 +217,7 @@ class ShutdownRound:
         when = moment.when if in_time else "when it had ended"
         self._where += f" cut {when}, its journal {cut.journal.name.lower()}"
         self.tally.faults += 1
-        check_end(ended)
+        check_ended(ended)
         check_told(ended.said)
         disk.remount()
         return ended
