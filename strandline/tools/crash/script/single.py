@@ -34,6 +34,9 @@ _FILLED: Final = 6000
 """The length of values of which few fill a segment of 64 KiB."""
 _FILLS_EVERY: Final = 4
 """Which scripts go through several segments, so that logs are sealed and files used again."""
+_NOISE: Final = random.Random("values").randbytes(4096 + _FILLED)
+"""What values are filled with. With zeros, which is what a lost sector of a preallocated file
+reads as, much of what is torn would be whole."""
 _PASSING: Final = "passing"
 """The table that is dropped and made anew: what it held must not come back."""
 
@@ -62,7 +65,12 @@ _Maker = Callable[[random.Random, int, Durability], Step]
 
 def value_of(choose: random.Random, number: int, writer: int = 0) -> bytes:
     """Return a value that says which step it is from."""
-    return b"%d:%d:" % (writer, number) + bytes(choose.choice(_LENGTHS))
+    return _filled(number, writer, choose.choice(_LENGTHS))
+
+
+def _filled(number: int, writer: int, length: int) -> bytes:
+    start = (number * 61 + writer * 997) % 4096
+    return b"%d:%d:" % (writer, number) + _NOISE[start : start + length]
 
 
 def _place(choose: random.Random, number: int) -> tuple[str, Any, Any]:
@@ -89,7 +97,7 @@ def _put_many(choose: random.Random, number: int, level: Durability) -> Step:
 
 def _fill(choose: random.Random, number: int, level: Durability) -> Step:
     keys = choose.sample(_KEYS, 6)
-    return PutMany(level, tuple((key, b"0:%d:" % number + bytes(_FILLED)) for key in keys))
+    return PutMany(level, tuple((key, _filled(number, 0, _FILLED)) for key in keys))
 
 
 def _batch(choose: random.Random, number: int, level: Durability) -> Step:
