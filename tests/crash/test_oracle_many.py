@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from strandline import Store
 from strandline.tools.crash.layer import ViolationError
 from strandline.tools.crash.oracle.crash import Crash, CrashKind
-from strandline.tools.crash.oracle.many import judge_many
+from strandline.tools.crash.oracle.many import check_living_many, judge_many
 from strandline.tools.crash.oracle.single import Verdict
 from strandline.tools.crash.script.many import COUNTERS, OTHER
 from strandline.tools.crash.script.model import Model
@@ -217,3 +218,70 @@ def test_before_the_store_was_open_nothing_changes(team: Team) -> None:
     team.judge(db)
     db.put(b"k", b"v")
     refuses(2, lambda: team.judge(db), "nobody wrote")
+
+
+def test_nothing_older_is_read_than_what_was_acknowledged_before(team: Team) -> None:
+    """Whoever asks after an acknowledgement is shown that write, or a newer one."""
+    team.take(1, Put(BUFFERED, "", b"k", value(1, 0)))
+    team.take(0, Put(ASYNC, "", b"k", value(0, 0)))
+    team.take(0, Get(SYNC, b"k"))
+    team.judge(team.power_cut())
+    for answer in (value(1, 0), None):
+        team.told[-1] = team.told[-1]._replace(answer=answer)
+        refuses(4, lambda: team.judge(team.power_cut()), "writer 0, step 0 was acknowledged before")
+
+
+def test_a_read_under_way_with_a_write_may_miss_it(team: Team) -> None:
+    """What was acknowledged after the reader's last word may have come after its question."""
+    team.take(1, Put(SYNC, "", b"k", value(1, 0)))
+    team.take(0, Put(ASYNC, "", b"k", value(0, 0)))
+    team.take(1, Get(SYNC, b"k"))
+    team.told[-1] = team.told[-1]._replace(answer=value(1, 0))
+    team.judge(team.power_cut())
+
+
+def test_a_delete_that_was_shown_must_be_there(team: Team) -> None:
+    """Before it was acknowledged too: a key that was seen to be gone does not come back."""
+    team.take(1, Put(SYNC, "", b"k", value(1, 0)))
+    team.take(0, Put(SYNC, "", b"other", value(0, 0)))
+    team.begin(2, Put(SYNC, "", b"k", None))
+    team.told.append(Told(DONE, 0, 1, None))
+    team.scripts[0][1] = Get(SYNC, b"k")
+    refuses(4, lambda: Team.judge(_without(team, 2), team.power_cut()), "is absent")
+    refuses(1, lambda: team.judge(team.power_cut()), "was shown it")
+
+
+def _without(team: Team, writer: int) -> Team:
+    """Return a team of which one writer had nothing to do."""
+    other = copy.copy(team)
+    other.scripts = [{} if number == writer else s for number, s in enumerate(team.scripts)]
+    return other
+
+
+def test_of_two_ways_to_a_state_one_that_is_lawful_is_enough(team: Team) -> None:
+    """A write that was shown and overwritten is there, although the state is the same without."""
+    team.take(0, Put(SYNC, "", b"k", value(0, 0)), told=False)
+    team.take(1, Get(SYNC, b"k"))
+    team.take(1, Put(SYNC, "", b"k", value(1, 1)))
+    # A second recovery: what it calls the last LSN says nothing of what is there.
+    db = team.rig.power_cut("none")
+    db.open()
+    team.judge(db.power_cut("none").open())
+
+
+def test_a_store_that_is_open_holds_all_that_was_told(team: Team) -> None:
+    """Before any crash: a key that went out of memory by mistake is seen."""
+    team.take(0, Put(SYNC, "", b"k", value(0, 0)))
+    team.take(1, Incr(SYNC, COUNTERS, b"c0"))
+    scripts: list[Script] = list(team.scripts)
+    check_living_many(team.db, BASE, scripts, Account.of(team.told))
+    team.db.delete(b"k")
+    refuses(2, lambda: check_living_many(team.db, BASE, scripts, Account.of(team.told)), "b'k'")
+
+
+def test_an_incr_takes_an_lsn_that_is_not_issued_again(team: Team) -> None:
+    """Nobody is told it, and LSNs are dense."""
+    team.take(0, Put(SYNC, "", b"k", value(0, 0)))
+    before = team.db.engine.log.next_lsn() - 1
+    team.take(1, Incr(ASYNC, COUNTERS, b"c0"))
+    assert team.judge(team.power_cut()).issued == before + 1

@@ -5,6 +5,7 @@ Stores are real; what the oracle is told of them is what is varied.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,9 +14,10 @@ import pytest
 from strandline import Durability, Store
 from strandline.tools.crash.layer import ViolationError
 from strandline.tools.crash.oracle.crash import Crash, CrashKind
-from strandline.tools.crash.oracle.single import Verdict, judge_single
+from strandline.tools.crash.oracle.single import Verdict, check_living_single, judge_single
 from strandline.tools.crash.script.model import Model
 from strandline.tools.crash.script.running import attempt, tell_opened
+from strandline.tools.crash.script.single import value_of
 from strandline.tools.crash.script.steps import (
     ASYNC,
     BUFFERED,
@@ -178,3 +180,29 @@ def test_the_unlogged_table_is_one_of_its_states_since_the_flush(rig: Rig) -> No
     assert run.judge(db).model.unlogged == {b"u": b"1"}
     db.table("unlogged", logged=False).put(b"u", b"7")
     refuses(3, lambda: run.judge(db), "unlogged")
+
+
+def test_a_store_that_is_open_holds_all_that_was_told(rig: Rig) -> None:
+    """Before any crash reads are as the script left them; after an unknown outcome as before it."""
+    run = Run(rig, Put(BUFFERED, "", b"a", b"1"), Put(BUFFERED, "", b"b", b"2"))
+    check_living_single(rig.store, Model(), run.script, Account.of(run.told))
+    rig.store.delete(b"b")
+    refuses(
+        2,
+        lambda: check_living_single(rig.store, Model(), run.script, Account.of(run.told)),
+        "b'b'",
+    )
+    run.told[-1] = Told(UNKNOWN, 0, 1, None)
+    check_living_single(rig.store, Model(), run.script, Account.of(run.told))
+    rig.store.delete(b"a")
+    refuses(2, lambda: check_living_single(rig.store, Model(), run.script, Account.of(run.told)))
+
+
+def test_no_sector_of_a_value_is_zeros() -> None:
+    """Lost sectors of a preallocated file read as zeros: of those no torn value could be told."""
+    values = [value_of(random.Random(number), number) for number in range(200)]
+    assert max(map(len, values)) > 1024
+    for value in values:
+        sectors = [value[at : at + 512] for at in range(0, len(value), 512)]
+        assert all(any(sector) for sector in sectors)
+        assert len(set(sectors)) == len(sectors)

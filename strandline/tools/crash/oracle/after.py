@@ -13,6 +13,7 @@ from strandline.tools.crash.oracle.reading import difference, read_whole
 from strandline.wal.lockfile import WriterLock
 from strandline.wal.real_disk import RealDisk
 
+_PROCESS = Crash(CrashKind.PROCESS)
 _KEY = b"after the crash"
 
 
@@ -75,12 +76,15 @@ def check_writable(db: Store, issued: int) -> None:
         raise ViolationError(12, f"the recovered store read {found!r} where b'taken' was put")
 
 
-def check_again(db: Store, reopen: Callable[[], Store]) -> Store:
-    """A store that was recovered recovers to the same state; return it, open again."""
+def check_again(db: Store, reopen: Callable[[], Store], crash: Crash = _PROCESS) -> Store:
+    """A store that was recovered recovers to the same state; return it, open again.
+
+    Also after a power cut: what a recovery shows is durable before it is shown.
+    """
     before = read_whole(db)
     again = reopen()
     after = read_whole(again)
     if after != before:
         raise ViolationError(5, f"a second recovery differs: {difference(before, after)}")
-    check_report(again.recovery_report, Crash(CrashKind.PROCESS))
+    check_report(again.recovery_report, crash)
     return again

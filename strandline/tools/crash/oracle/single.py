@@ -8,10 +8,11 @@ A step that makes tables does so in commits of its own, so a prefix can end betw
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from strandline import Store
 from strandline.tools.crash.layer import ViolationError
-from strandline.tools.crash.oracle.crash import Crash
+from strandline.tools.crash.oracle.crash import Crash, CrashKind
 from strandline.tools.crash.oracle.reading import difference, read_whole
 from strandline.tools.crash.script.model import UNLOGGED, Content, Model
 from strandline.tools.crash.script.running import Script
@@ -116,6 +117,14 @@ class _Prefixes:
         following = self.all[index + 1].model.lsn if index + 1 < len(self.all) else lsn + 1
         return self.all[index].model.lsn <= lsn < following
 
+    def keys(self) -> dict[str, set[Any]]:
+        """Return all that was ever a key, by table."""
+        ever: dict[str, set[Any]] = {}
+        for prefix in self.all:
+            for name, content in prefix.model.tables.items():
+                ever.setdefault(name, set()).update(content)
+        return ever
+
     def _require(self, index: int, number: int, step: Step) -> None:
         if self.certain is not None:
             index = min(index, self.certain)
@@ -148,7 +157,7 @@ def judge_single(db: Store, base: Model, script: Script, account: Account, crash
         ViolationError: a promise is broken.
     """
     prefixes = expect_single(base, script, account, crash)
-    found = read_whole(db)
+    found = read_whole(db, prefixes.keys())
     unlogged = found.get(UNLOGGED, {})
     logged = {name: content if name != UNLOGGED else {} for name, content in found.items()}
     last_lsn = db.recovery_report.last_lsn
@@ -180,6 +189,32 @@ def judge_single(db: Store, base: Model, script: Script, account: Account, crash
     model = prefixes.all[kept].model.copy()
     model.unlogged = unlogged
     return Verdict(model, prefixes.acknowledged, prefixes.issued)
+
+
+def check_living_single(db: Store, base: Model, script: Script, account: Account) -> None:
+    """Hold a store that has not crashed against all that its writer was told.
+
+    Raises:
+        ViolationError: a promise is broken.
+    """
+    told = {message.step for message in account.messages if message.kind != OPENED}
+    taken = {number: step for number, step in script.items() if number in told}
+    prefixes = expect_single(base, taken, account, Crash(CrashKind.PROCESS))
+    found = read_whole(db, prefixes.keys())
+    unlogged = found.get(UNLOGGED, {})
+    logged = {name: content if name != UNLOGGED else {} for name, content in found.items()}
+    # What an outcome that is unknown made of the store is not seen, in whole or in part.
+    possible = prefixes.all[-1 if prefixes.certain is None else prefixes.certain :]
+    if not any(prefix.model.tables == logged for prefix in possible):
+        raise ViolationError(
+            2, f"nothing crashed, and reads differ after {possible[0].after}: "
+            f"{difference(possible[0].model.tables, logged)}",
+        )  # fmt: skip
+    if prefixes.certain is None and unlogged != prefixes.model.unlogged:
+        raise ViolationError(
+            3, f"nothing crashed, and the unlogged table is {unlogged!r:.200}, not "
+            f"{prefixes.model.unlogged!r:.200}",
+        )  # fmt: skip
 
 
 def expect_single(base: Model, script: Script, account: Account, crash: Crash) -> _Prefixes:
