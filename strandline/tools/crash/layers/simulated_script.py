@@ -13,28 +13,20 @@ from typing import Any, Final
 
 from strandline import Store
 from strandline.tools.crash.layer import Tally
-from strandline.tools.crash.oracle.after import (
-    check_again,
-    check_lsns,
-    check_released,
-    check_report,
-    check_writable,
-)
+from strandline.tools.crash.oracle.after import check_lsns, check_report
 from strandline.tools.crash.oracle.crash import Crash, CrashKind
-from strandline.tools.crash.oracle.single import judge_single
+from strandline.tools.crash.oracle.single import check_living_single, judge_single
 from strandline.tools.crash.script.model import Model
 from strandline.tools.crash.script.running import Script, kept_steps, tell_opened
 from strandline.tools.crash.script.settings import settings_of
 from strandline.tools.crash.script.single import single_script
 from strandline.tools.crash.script.steps import Reopen
 from strandline.tools.crash.script.told import DONE, Account, Told
-from strandline.tools.crash.simulation.nested import NestedSweep, open_image
+from strandline.tools.crash.simulation.nested import NestedSweep
 from strandline.tools.crash.simulation.rig import Rig
 from strandline.tools.crash.simulation.runtime import HandRuntime
 
 STEPS: Final = 24
-_AFTERWARDS: Final = 0.1
-"""How often an image is written to, and recovered once more, after it was judged."""
 
 
 class ScriptRound:
@@ -44,8 +36,7 @@ class ScriptRound:
         self.script: Script = kept_steps(single_script(seed, STEPS), kept)
         self._place = place
         self._seed = seed
-        self._choose = random.Random(f"simulation/{seed}")
-        self._native_locks = self._choose.random() < 0.5
+        self._native_locks = random.Random(f"simulation/{seed}").random() < 0.5
         self._told: list[Told] = []
         # What nobody writes to LMDB meanwhile has to fit.
         self._options: dict[str, Any] = {
@@ -79,6 +70,7 @@ class ScriptRound:
             else:
                 self._told.append(Told(DONE, 0, number, answer))
             self._background(rig, behind)
+        check_living_single(db, Model(), self.script, Account.of(self._told))
         db.close(drain=False)
 
     def _open(self, rig: Rig) -> Store:
@@ -100,14 +92,11 @@ class ScriptRound:
 
     # ---- the images
 
-    def _judge(self, db: Store, image: Rig, crash: Crash) -> int:
+    def _judge(self, db: Store, crash: Crash) -> int:
         check_report(db.recovery_report, crash)
         account = Account.of(self._told)
         verdict = judge_single(db, Model(), self.script, account, crash)
         check_lsns(db, verdict.issued)
-        if self._choose.random() < _AFTERWARDS:
-            check_writable(db, verdict.issued)
-            check_released(check_again(db, lambda: _reopened(image)))
         return verdict.acknowledged
 
 
@@ -117,8 +106,3 @@ def _serve(rig: Rig) -> None:
     checkpointer = rig.store.engine.checkpointer
     if checkpointer.served < checkpointer.requested:
         rig.checkpoint()
-
-
-def _reopened(image: Rig) -> Store:
-    image.close()
-    return open_image(image)

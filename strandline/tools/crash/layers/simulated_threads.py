@@ -7,15 +7,18 @@ too: what is older than its window must have survived.
 
 from __future__ import annotations
 
+import contextlib
 import random
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from strandline import Store
-from strandline.tools.crash.layer import Tally
+from strandline.tools.crash.layer import Finding, Tally, ViolationError
 from strandline.tools.crash.oracle.after import check_lsns, check_report
 from strandline.tools.crash.oracle.crash import Crash, CrashKind
-from strandline.tools.crash.oracle.many import judge_many
+from strandline.tools.crash.oracle.many import check_living_many, judge_many
 from strandline.tools.crash.script.many import COUNTERS, OTHER, scripts_of_many
 from strandline.tools.crash.script.model import Model
 from strandline.tools.crash.script.running import Script, kept_steps, run_script, tell_opened
@@ -28,6 +31,11 @@ from strandline.tools.crash.simulation.scheduler import Scheduler
 STEPS: Final = 8
 """Of each writer."""
 MOST_WRITERS: Final = 4
+_BASE: Final = Model({"": {}, OTHER: {}, COUNTERS: {}})
+_PACES: Final = (0.0, 0.0001, 0.01, 0.3)
+"""How many seconds a writer thinks before a step, in the mean."""
+_SCHEDULES: Final = 40
+"""In how many orders the same scripts are run; one of them under crashes."""
 _SLACK: Final = 0.002
 """Seconds of the clock that a thread may be late in waking, beyond its interval."""
 
@@ -36,29 +44,54 @@ class ThreadsRound:
     """Several scripts, each on a task of its own."""
 
     def __init__(self, place: Path, seed: int, kept: frozenset[int] | None) -> None:
-        self._choose = random.Random(f"threads/{seed}")
-        writers = self._choose.randint(2, MOST_WRITERS)
+        choose = random.Random(f"threads/{seed}")
+        writers = choose.randint(2, MOST_WRITERS)
         # Step n of writer w is the round's step w * STEPS + n.
         self._scripts: list[Script] = [
             kept_steps(script, None if kept is None else frozenset(n - w * STEPS for n in kept))
             for w, script in enumerate(scripts_of_many(seed, writers, STEPS))
         ]
+        self._paces = [choose.choice(_PACES) for _ in self._scripts]
+        if choose.random() < 0.5:
+            self._paces = [0.0 for _ in self._scripts]
+        self._drains = choose.random() < 0.5
         self._place = place
         self._seed = seed
-        self._told: list[Told] = []
         self._options: dict[str, Any] = settings_of(seed)
+        # A thread that is late in waking, and one that waits for its turn at the disk.
+        self._logged_after = 2 * self._options["log_interval"] + _SLACK
+        self._synced_after = self._options["sync_interval"] + self._logged_after
+        self._told: list[Told] = []
         self._scheduler = Scheduler(seed)
 
     def run(self) -> Tally:
-        """Run the writers under a sweep of crashes."""
-        sweep = NestedSweep(
-            f"threads/{self._seed}", self._crash, self._judge, lambda: len(self._told)
-        )
+        """Let the writers run in several orders, then in one more under a sweep of crashes."""
+        tally = Tally()
+        for schedule in range(1, _SCHEDULES):
+            tally.cases += 1
+            try:
+                with self._rig(f"{self._seed}/{schedule}") as rig:
+                    self._write(rig)
+            except ViolationError as error:
+                where = f"in order {schedule} of their turns, before any crash"
+                return Tally(1, tally.cases, finding=Finding(error.invariant, str(error), where))
+            tally.acknowledged += len(self._told)
+        with self._rig(self._seed) as rig:
+            sweep = NestedSweep(f"threads/{self._seed}", self._crash, self._judge, self._promised)
+            sweep.sweep(rig, lambda: self._write(rig))
+        tally.add(sweep.tally)
+        return tally
+
+    @contextlib.contextmanager
+    def _rig(self, schedule: int | str) -> Iterator[Rig]:
+        """Begin anew, with turns of their own."""
+        self._told = []
+        self._scheduler = Scheduler(schedule)
+        shutil.rmtree(self._place, ignore_errors=True)
         with Rig(self._place, **self._options) as rig:
             rig.disk.before = self._scheduler.pause
-            sweep.sweep(rig, lambda: self._write(rig))
+            yield rig
             rig.disk.before = None
-        return sweep.tally
 
     # ---- the writers
 
@@ -74,13 +107,20 @@ class ThreadsRound:
         ]
         for task in tasks:
             task.join()
-        db.close(drain=self._choose.random() < 0.5)
+        for failure in scheduler.failures:
+            raise failure
+        check_living_many(db, _BASE, self._scripts, Account.of(self._told))
+        for window in (self._logged_after, self._synced_after):
+            # What lands by itself must do so without another write that pushes it.
+            scheduler.sleep(window + _SLACK)
+            rig.cut_now("nothing more is written")
+        db.close(drain=self._drains)
         for failure in scheduler.failures:
             raise failure
 
     def _take_steps(self, db: Store, writer: int) -> None:
         think = random.Random(f"think/{self._seed}/{writer}")
-        pace = think.choice((0.0, 0.0001, 0.01, 0.3))
+        pace = self._paces[writer]
         for number, step in self._scripts[writer].items():
             if pace:
                 self._scheduler.sleep(think.expovariate(1 / pace))
@@ -92,13 +132,19 @@ class ThreadsRound:
     # ---- the images
 
     def _crash(self) -> Crash:
-        logged_after = 2 * self._options["log_interval"] + _SLACK
-        synced_after = self._options["sync_interval"] + logged_after
-        return Crash(CrashKind.POWER, self._scheduler.now, logged_after, synced_after)
+        return Crash(CrashKind.POWER, self._scheduler.now, self._logged_after, self._synced_after)
 
-    def _judge(self, db: Store, _image: Rig, crash: Crash) -> int:
+    def _promised(self) -> tuple[int, int, int]:
+        """What was told, and how much of it is too old by now to be lost."""
+        now = self._scheduler.now
+        return (
+            len(self._told),
+            sum(now - told.at > self._logged_after for told in self._told),
+            sum(now - told.at > self._synced_after for told in self._told),
+        )
+
+    def _judge(self, db: Store, crash: Crash) -> int:
         check_report(db.recovery_report, crash)
-        base = Model({"": {}, OTHER: {}, COUNTERS: {}})
-        verdict = judge_many(db, base, self._scripts, Account.of(self._told), crash)
+        verdict = judge_many(db, _BASE, self._scripts, Account.of(self._told), crash)
         check_lsns(db, verdict.issued)
         return verdict.acknowledged

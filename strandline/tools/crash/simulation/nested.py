@@ -18,6 +18,12 @@ from typing import Any, Final
 from strandline import Store
 from strandline.errors import StrandlineError
 from strandline.tools.crash.layer import Finding, Tally, ViolationError
+from strandline.tools.crash.oracle.after import (
+    check_again,
+    check_lsns,
+    check_released,
+    check_writable,
+)
 from strandline.tools.crash.oracle.crash import Crash, CrashKind
 from strandline.tools.crash.simulation.rig import Rig
 
@@ -25,17 +31,20 @@ _DEEPER: Final = (0.04, 0.004, 0.002)
 """How often the recovery from an image is crashed too, by how deep that image is. A sweep of
 a recovery gives some hundred images, so that few rounds go down more than three times."""
 
+_AFTERWARDS: Final = 0.1
+"""How often an image lives on after it was judged: written to, crashed or closed, recovered."""
+
 Now = Callable[[], Crash]
 """The crash that a power cut would be at this moment; only its kind is still open."""
-Judge = Callable[[Store, Rig, Crash], int]
+Judge = Callable[[Store, Crash], int]
 """Holds an open image against what was told; returns how many acknowledged writes it checked."""
 
 
 class NestedSweep:
     """A run crashed before every change of its disk."""
 
-    def __init__(self, seed: str, now: Now, judge: Judge, promised: Callable[[], int]) -> None:
-        """`promised` counts what was acknowledged so far."""
+    def __init__(self, seed: str, now: Now, judge: Judge, promised: Callable[[], object]) -> None:
+        """`promised` tells apart moments of which the later one allows fewer losses."""
         self.tally = Tally(rounds=1)
         self._choose = random.Random(seed)
         self._now = now
@@ -66,7 +75,39 @@ class NestedSweep:
             image.close()
         self.tally.cases += 1
         self.tally.faults += depth
-        self.tally.acknowledged += self._judge(open_image(image), image, crash)
+        db = open_image(image)
+        self.tally.acknowledged += self._judge(db, crash)
+        if self._choose.random() < _AFTERWARDS:
+            self._live_on(db, image)
+
+    def _live_on(self, db: Store, image: Rig) -> None:
+        """What a recovery showed stays, whatever comes next; LSNs go on, and segments go."""
+        issued = db.engine.log.next_lsn() - 1
+        if self._choose.random() < 0.5:
+            check_writable(db, issued)
+            issued = db.engine.log.next_lsn() - 1
+        kind = CrashKind.PROCESS
+        match self._choose.choice(("close", "kill", "none", "some")):
+            case "close":
+                further = image
+            case "kill":
+                further = image.kill()
+            case "none":
+                further = image.power_cut("none")
+            case _:
+                further = image.power_cut(random.Random(self._choose.random()))
+                kind = CrashKind.POWER
+
+        def reopen() -> Store:
+            if further is image:
+                image.close()
+            return open_image(further)
+
+        again = check_again(db, reopen, Crash(kind))
+        check_lsns(again, issued)
+        check_released(again)
+        if further is not image:
+            further.release()
 
     def _crash(self, image: Rig, before: Crash | None) -> Crash:
         killed = image.cut_by == "kill" and (before is None or before.kind is CrashKind.PROCESS)

@@ -92,6 +92,7 @@ class Rig:
         self._lmdb: bytes | None = None
         self._runtime: Runtime | None = None
         self._opened: Store | None = None
+        self._cut: Callable[[str], None] | None = None
         self.cut_by: CrashPolicy | Literal["kill"] = "none"
         """For an image in a sweep: its policy."""
         self.cut_before = ""
@@ -207,9 +208,11 @@ class Rig:
         errors: list[Exception] = []
 
         def take(op: str, path: str) -> None:
-            if op not in CHANGES or errors:
-                return
-            for policy in policies:
+            if op in CHANGES:
+                cut(f"{op} of {path.removeprefix(f'{self._top}/')}")
+
+        def cut(before: str) -> None:
+            for policy in policies if not errors else ():
                 disk = self.disk.kill() if policy == "kill" else self.disk.crash(policy)
                 content = _fingerprint(disk, self._top, self._read_lmdb())
                 fingerprint = (content, policy == "kill", promised())
@@ -218,8 +221,7 @@ class Rig:
                 seen.add(fingerprint)
                 image = self._image(lambda taken=disk: taken)  # type: ignore[misc]
                 image.cut_by = policy
-                place = path.removeprefix(f"{self._top}/")
-                image.cut_before = f"{op} of {place}, operation {len(self.disk.operations)}"
+                image.cut_before = f"{before}, operation {len(self.disk.operations)}"
                 try:
                     look(image)
                 except Exception as error:
@@ -228,14 +230,19 @@ class Rig:
                     errors.append(error)
                 image.release()
 
-        self.disk.faults = take
+        self.disk.faults, self._cut = take, cut
         try:
             run()
         finally:
-            self.disk.faults = None
+            self.disk.faults = self._cut = None
             if errors:
                 raise errors[0]
         return len(seen)
+
+    def cut_now(self, when: str) -> None:
+        """In a sweep, take images as of now, when the disk is not asked for anything."""
+        if self._cut is not None:
+            self._cut(when)
 
     def release(self) -> None:
         """Close the store and forget the rig, to keep a sweep over many images small."""
@@ -252,7 +259,7 @@ class Rig:
         image = object.__new__(Rig)
         image.__dict__.update(self.__dict__)
         image._lmdb, image.disk = lmdb, disk
-        image._runtime = image._opened = None
+        image._runtime = image._opened = image._cut = None
         image._number = next(self._numbers)
         disk.rename(str(self._top), str(image._top))
         disk.sync_directory(str(self._base))

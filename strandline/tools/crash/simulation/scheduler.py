@@ -55,7 +55,7 @@ class Task:
 class Scheduler:
     """A runtime whose threads take turns. The thread that makes it is its first task."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int | str) -> None:
         self.now = 1000.0
         """Seconds on the clock."""
         self.failures: list[BaseException] = []
