@@ -30,8 +30,8 @@ from the root, which always exists.
 from __future__ import annotations
 
 import contextlib
-import copy
 import errno
+import functools
 import os
 import posixpath
 import threading
@@ -53,6 +53,7 @@ from strandline.tools.crash.simulation.media import (
     apply,
     blocks,
     chosen,
+    copied,
     set_entry,
     split,
     surviving_tree,
@@ -248,7 +249,7 @@ class SimulatedDisk(FaultPoint):
         with self._lock:
             disk = SimulatedDisk(self.capacity_bytes)
             disk._sequence = self._sequence
-            disk._root, disk._pending = copy.deepcopy((self._root, self._pending))
+            disk._root, disk._pending = copied(self._root, self._pending)
             return disk
 
     # Files, under the lock ------------------------------------------------------------
@@ -376,6 +377,7 @@ class SimulatedDisk(FaultPoint):
         self._pending = [event for event in self._pending if event not in landing]
 
 
+@functools.lru_cache(maxsize=1 << 12)
 def _normal(path: str) -> str:
     return posixpath.normpath(posixpath.join("/", path))
 

@@ -121,6 +121,48 @@ def surviving_tree(root: Directory, kept: list[Event]) -> Directory:
     return directory_copy(root)
 
 
+def copied(root: Directory, pending: list[Event]) -> tuple[Directory, list[Event]]:
+    """Return a tree and its events that share nothing with the old ones but bytes."""
+    copies: dict[Node, Node] = {}
+
+    def file_of(file: File) -> File:
+        made = copies.get(file)
+        if made is None:
+            copy = File(bytearray(file.current), bytearray(file.durable), file.allocated)
+            made = copies[file] = copy
+        assert isinstance(made, File)
+        return made
+
+    def directory_of(directory: Directory) -> Directory:
+        made = copies.get(directory)
+        if made is None:
+            made = copies[directory] = Directory()
+            made.current = {name: node_of(node) for name, node in directory.current.items()}
+            made.durable = {name: node_of(node) for name, node in directory.durable.items()}
+        assert isinstance(made, Directory)
+        return made
+
+    def node_of(node: Node) -> Node:
+        return file_of(node) if isinstance(node, File) else directory_of(node)
+
+    def event_of(event: Event) -> Event:
+        match event:
+            case Write(sequence, file, offset, image):
+                return Write(sequence, file_of(file), offset, image)
+            case Resize(sequence, file, length):
+                return Resize(sequence, file_of(file), length)
+            case Entries(sequence, changes):
+                return Entries(
+                    sequence,
+                    tuple(
+                        (directory_of(where), name, None if node is None else node_of(node))
+                        for where, name, node in changes
+                    ),
+                )
+
+    return directory_of(root), [event_of(event) for event in pending]
+
+
 def _choose(events: list[Event], rng: random.Random) -> list[Event]:
     """Return what survives a random crash: a prefix now and then, mostly a subset."""
     if rng.random() < 0.25:
