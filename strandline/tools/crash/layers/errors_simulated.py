@@ -24,10 +24,9 @@ from typing import Any, Final, Literal
 from strandline import Durability, Store
 from strandline.errors import DiskFullError, StrandlineError
 from strandline.tools.crash.layer import Finding, Tally, ViolationError
-from strandline.tools.crash.oracle.after import check_report
+from strandline.tools.crash.oracle.after import check_again, check_lsns, check_report
 from strandline.tools.crash.oracle.crash import Crash, CrashKind
-from strandline.tools.crash.oracle.reading import read_whole
-from strandline.tools.crash.oracle.single import judge_single
+from strandline.tools.crash.oracle.single import check_living_single, judge_single
 from strandline.tools.crash.script.model import Model
 from strandline.tools.crash.script.running import Script, attempt, kept_steps, tell_opened
 from strandline.tools.crash.script.settings import settings_of
@@ -50,6 +49,8 @@ _CRASHES: Final = 2
 """Behind how many steps, from the one that failed on, the power is cut before the end."""
 _RECOVERIES: Final = 0.5
 """How often a call fails in the recovery from a crash too."""
+_AFTERWARDS: Final = 0.2
+"""How often the power is cut once more when that was recovered from."""
 _CALLS: Final = 80
 """About how many calls an opening makes."""
 
@@ -206,7 +207,7 @@ class SimulatedErrors:
                     8, f"step {number}, {step!r:.160}, was acknowledged after a failed sync"
                 )
             if error is not None:
-                self._check_error(db, error, injector)
+                self._check_error(db, error, injector, told)
             sync_failed = sync_failed or _log_sync_failed(injector)
             _background(rig, behind)
             if injector.failed and crashes < _CRASHES:
@@ -217,12 +218,13 @@ class SimulatedErrors:
         if injector.synced_again is not None:
             raise ViolationError(8, f"{_short(injector.synced_again)}: a failed sync was repeated")
 
-    @staticmethod
-    def _check_error(db: Store, error: BaseException, injector: _Injector) -> None:
-        """An error comes from a fault; reads go on."""
+    def _check_error(
+        self, db: Store, error: BaseException, injector: _Injector, told: list[Told]
+    ) -> None:
+        """An error comes from a fault; reads go on, and find what they found before."""
         if not injector.failed:
             raise ViolationError(9, f"nothing failed, and a step raised {error!r}") from error
-        read_whole(db)
+        check_living_single(db, Model(), self._script, Account.of(told))
 
     def _check_life(self, rig: Rig, db: Store, injector: _Injector) -> None:
         """A full disk is no failure, and a store that has not failed takes writes again."""
@@ -260,10 +262,20 @@ class SimulatedErrors:
                 check_report(db.recovery_report, Crash(CrashKind.POWER))
                 verdict = judge_single(db, Model(), self._script, account, Crash(kind))
                 self._tally.acknowledged += verdict.acknowledged
+                if choose.random() < _AFTERWARDS:
+                    self._cut_again(db, image)
             except ViolationError as error:
                 error.add_note(f"then a crash ({policy})")
                 raise
             image.release()
+
+    @staticmethod
+    def _cut_again(db: Store, image: Rig) -> None:
+        """What a recovery found in the page cache, a failed sync's too, is durable once shown."""
+        again = image.power_cut("none")
+        issued = db.engine.log.next_lsn() - 1
+        check_lsns(check_again(db, lambda: open_image(again)), issued)
+        again.release()
 
 
 def _fail_recovery(image: Rig, choose: random.Random) -> None:
