@@ -31,6 +31,9 @@ _DEEPER: Final = (0.04, 0.004, 0.002)
 """How often the recovery from an image is crashed too, by how deep that image is. A sweep of
 a recovery gives some hundred images, so that few rounds go down more than three times."""
 
+_EVERY: Final = 0.15
+"""How often a change is crashed before in every way, and not in one."""
+
 _AFTERWARDS: Final = 0.1
 """How often an image lives on after it was judged: written to, crashed or closed, recovered."""
 
@@ -54,11 +57,19 @@ class NestedSweep:
     def sweep(self, rig: Rig, run: Callable[[], object]) -> None:
         """Run it, and judge an image for every crash; a broken promise is put in the tally."""
         try:
-            rig.sweep(run, self._look, *self._policies(3), promised=self._promised)
+            rig.sweep(run, self._look, draw=self._draw, promised=self._promised)
         except ViolationError as error:
             notes = getattr(error, "__notes__", ["while it ran, before any crash"])
             where = "; then ".join(reversed(notes))
             self.tally.finding = Finding(error.invariant, str(error), where)
+
+    def _draw(self) -> tuple[Any, ...]:
+        """Return the crashes before one change: one as a rule, sometimes all.
+
+        Another schedule shows more than another loss at the same moment of the same one.
+        """
+        every = self._policies(3)
+        return every if self._choose.random() < _EVERY else (self._choose.choice(every),)
 
     def _policies(self, random_ones: int) -> tuple[Any, ...]:
         some = [random.Random(self._choose.random()) for _ in range(random_ones)]

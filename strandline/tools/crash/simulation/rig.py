@@ -24,7 +24,7 @@ import itertools
 import os
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -194,11 +194,13 @@ class Rig:
         run: Callable[[], object],
         look: Callable[[Rig], object],
         *policies: CrashPolicy | Literal["kill"],
+        draw: Callable[[], Sequence[CrashPolicy | Literal["kill"]]] | None = None,
         promised: Callable[[], object] = int,
     ) -> int:
         """Do `run` and give `look` an image as of before every operation that changes the disk.
 
-        Each policy gives one image, "kill" that of a killed process. One that is the same as
+        Each policy gives one image, "kill" that of a killed process; `draw` returns those of
+        one operation, where they are not the same for all. One that is the same as
         an earlier one is left out, unless more is `promised` by now: what was lawful before
         an acknowledgement is a loss after it. An image is released when `look` comes back.
         What `look` raises first is raised in the end, for `run` may hide it. Returns the
@@ -212,7 +214,9 @@ class Rig:
                 cut(f"{op} of {path.removeprefix(f'{self._top}/')}")
 
         def cut(before: str) -> None:
-            for policy in policies if not errors else ():
+            if errors:
+                return
+            for policy in policies if draw is None else draw():
                 disk = self.disk.kill() if policy == "kill" else self.disk.crash(policy)
                 content = _fingerprint(disk, self._top, self._read_lmdb())
                 fingerprint = (content, policy == "kill", promised())
