@@ -32,7 +32,7 @@ def test_json_has_every_figure() -> None:
     assert layer["cases"] > 20
     assert layer["faults"] >= layer["cases"]
     assert layer["acknowledged_checked"] > 0
-    assert layer["rounds"] == 1
+    assert layer["rounds"] >= 1
 
 
 def test_a_violation_is_shrunk_and_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
