@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from strandline.tools.crash import runner
 from strandline.tools.crash.layer import Finding, Tally
 from strandline.tools.crash.runner import HarnessError, Plan, run_layer
 
@@ -128,6 +129,40 @@ def test_the_time_ends_a_layer() -> None:
     assert result.seconds >= 0.3
 
 
+def test_a_round_is_run_however_short_the_time() -> None:
+    """A layer that takes longer to set up than its budget has not passed for nothing."""
+
+    class Slow(StubLayer):
+        @contextlib.contextmanager
+        def bench(self, directory: Path) -> Iterator[StubBench]:
+            time.sleep(0.5)
+            yield StubBench(self)
+
+    layer = Slow(lambda seed, kept: Tally(1, 1))
+    result = run_layer(layer, Plan(seconds=0.1, seed=1, jobs=1), lambda tally, seconds: None)
+    assert result.tally.cases >= 1
+
+
+def test_one_worker_takes_no_more_rounds_than_it_was_asked_for() -> None:
+    """The command that repeats a finding runs the round of that seed, and no other."""
+    for _ in range(5):
+        result = run(lambda seed, kept: Tally(1, 1), Plan(seconds=60, seed=1, jobs=1, cases=1))
+        assert result.tally.rounds == 1
+
+
+def test_a_round_that_does_not_end_is_told_by_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hang is worth most of all to be found again."""
+
+    def work(seed: int, _kept: frozenset[int] | None) -> Tally:
+        if seed == 3:
+            time.sleep(60)
+        return Tally(rounds=1, cases=1)
+
+    monkeypatch.setattr(runner, "_PATIENCE", 0.5)
+    with pytest.raises(HarnessError, match="in the round of seed 3: not ended"):
+        run(work, Plan(seconds=0.2, seed=1, jobs=1))
+
+
 def test_an_error_of_the_harness_is_no_finding() -> None:
     """What a round raises is told with its traceback."""
 
@@ -145,7 +180,7 @@ def test_a_worker_that_dies_is_told() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError
 
-    with pytest.raises(HarnessError, match="stub-0 ended with status -9"):
+    with pytest.raises(HarnessError, match="stub-0, in the round of seed 0 ended with status -9"):
         run(work, Plan(seconds=60, seed=0, jobs=1))
 
 

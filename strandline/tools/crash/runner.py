@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import multiprocessing
 import os
 import shutil
@@ -111,6 +112,8 @@ class _Workers:
         self._stop = _fork.Event()
         self._next = _fork.Value("q", plan.seed)
         self._processes: dict[Connection, ForkProcess] = {}
+        self._seeds: dict[Connection, int] = {}
+        """Of the round that each is in, or was in last."""
         self._ending: float | None = None
         for number in range(plan.jobs):
             ours, theirs = _fork.Pipe(duplex=False)
@@ -144,19 +147,28 @@ class _Workers:
             try:
                 told = connection.recv()
             except EOFError:
+                where = self._where(connection)
                 process = self._processes.pop(connection)
                 process.join()
                 if process.exitcode:
                     raise HarnessError(
-                        f"worker {process.name} ended with status {process.exitcode}"
+                        f"worker {where} ended with status {process.exitcode}"
                     ) from None
+                continue
+            if isinstance(told, int):
+                self._seeds[connection] = told
                 continue
             if isinstance(told, str):
                 raise HarnessError(told)
             yield told
         if self._ending is not None and time.monotonic() > self._ending:
-            names = ", ".join(process.name for process in self._processes.values())
+            names = ", ".join(map(self._where, self._processes))
             raise HarnessError(f"{names}: not ended {_PATIENCE:.0f} s after the time was up")
+
+    def _where(self, connection: Connection) -> str:
+        """Return the name of a worker and where it is; a hang has to be found again."""
+        name, seed = self._processes[connection].name, self._seeds.get(connection)
+        return name if seed is None else f"{name}, in the round of seed {seed}"
 
     def stop(self) -> None:
         """Let each end with the round that it is in."""
@@ -173,10 +185,7 @@ class _Workers:
         for process in self._processes.values():
             process.terminate()
         for process in self._processes.values():
-            process.join(10)
-            if process.is_alive():
-                process.kill()
-                process.join()
+            _join(process)
 
 
 def _work(
@@ -194,11 +203,14 @@ def _work(
     try:
         directory.mkdir()
         with layer.bench(directory) as bench:
-            while not stop.is_set():
+            cases = 0
+            while True:  # once at least: a layer of which nothing ran has not passed
                 seed = take()
+                told.send(seed)
                 tally = bench.round(seed, plan.kept)
                 told.send((seed, tally))
-                if tally.finding is not None:
+                cases += tally.cases
+                if tally.finding is not None or stop.is_set() or cases >= (plan.cases or math.inf):
                     break
     except Exception:
         told.send(f"layer {layer.name}: {traceback.format_exc()}")
@@ -228,6 +240,14 @@ def _shrunk(
         return None
     finally:
         process.terminate()
+        _join(process)
+
+
+def _join(process: ForkProcess) -> None:
+    """Wait for a process that was told to end; kill one that does not."""
+    process.join(10)
+    if process.is_alive():
+        process.kill()
         process.join()
 
 
