@@ -18,8 +18,9 @@ media, and it is unkind wherever that leaves room:
   when it was called, not what came while it ran.
 - If a hook makes `fdatasync` fail, the sectors that it was to write are clean from then
   on: they still read as written, no later sync writes them, and a crash loses them.
-- Entries land in order, over all directories, as in a journal. `sync_directory` covers
-  one directory and those older entries that its own build upon. A rename is atomic.
+- Entries land in order, over all directories, as in a journal, or each by itself: a
+  random crash is of either kind. `sync_directory` covers one directory and those older
+  entries that its own build upon. A rename is atomic.
 
 Not modelled: permissions, links, and files that are opened by another path than this
 disk. Space is counted in blocks of 4096 bytes up to a file's highest byte written or

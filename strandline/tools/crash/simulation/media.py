@@ -173,12 +173,17 @@ def _choose(events: list[Event], rng: random.Random) -> list[Event]:
         if not isinstance(event, Write):
             journal = event.file if isinstance(event, Resize) else None
             totals[journal] = totals.get(journal, 0) + 1
-    # Lengths of a file, and entries, land in order: only the last ones can be missing.
+    # Lengths of a file land in order: only the last ones can be missing. Entries do so in a
+    # journal, and not where names are written one by one.
+    journaled, names = rng.random() < 0.6, rng.choice((0.2, 0.5, 0.8))
     left = {journal: rng.randint(0, total) for journal, total in totals.items()}
     kept: list[Event] = []
     for event in events:
         if isinstance(event, Write):
             if rng.random() < sectors:
+                kept.append(event)
+        elif isinstance(event, Entries) and not journaled:
+            if rng.random() < names:
                 kept.append(event)
         else:
             journal = event.file if isinstance(event, Resize) else None
