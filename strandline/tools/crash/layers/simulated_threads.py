@@ -27,6 +27,7 @@ from strandline.tools.crash.script.told import Account, Told
 from strandline.tools.crash.simulation.nested import NestedSweep
 from strandline.tools.crash.simulation.rig import Rig
 from strandline.tools.crash.simulation.scheduler import Scheduler
+from strandline.wal.log import GATE_TIMEOUT
 
 STEPS: Final = 8
 """Of each writer."""
@@ -124,7 +125,15 @@ class ThreadsRound:
         for number, step in self._scripts[writer].items():
             if pace:
                 self._scheduler.sleep(think.expovariate(1 / pace))
+            began = self._scheduler.now
             run_script(db, lambda: db, {number: step}, self._tell, writer=writer)
+            took = self._scheduler.now - began
+            if took >= GATE_TIMEOUT:
+                # The disk takes no time and no budget is reached: it waited to be woken.
+                raise ViolationError(
+                    13, f"writer {writer}, step {number}, {step!r:.160}, took {took:.3f} s: nobody "
+                    "woke it",
+                )  # fmt: skip
 
     def _tell(self, told: Told) -> None:
         self._told.append(told._replace(at=self._scheduler.now))
