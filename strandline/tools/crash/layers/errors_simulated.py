@@ -274,7 +274,8 @@ class SimulatedErrors:
         """What a recovery found in the page cache, a failed sync's too, is durable once shown."""
         again = image.power_cut("none")
         issued = db.engine.log.next_lsn() - 1
-        check_lsns(check_again(db, lambda: open_image(again)), issued)
+        crash = Crash(CrashKind.POWER)
+        check_lsns(check_again(db, lambda: open_image(again), crash), issued)
         again.release()
 
 

@@ -104,10 +104,11 @@ class NestedSweep:
             case "kill":
                 further = image.kill()
             case "none":
-                further = image.power_cut("none")
+                # A seal that a killed writer did not sync is believed, and can go now.
+                further, kind = image.power_cut("none"), CrashKind.POWER
             case _:
-                further = image.power_cut(random.Random(self._choose.random()))
-                kind = CrashKind.POWER
+                some = random.Random(self._choose.random())
+                further, kind = image.power_cut(some), CrashKind.POWER
 
         def reopen() -> Store:
             if further is image:
