@@ -63,6 +63,7 @@ def test_there_are_rounds_of_one_writer_and_of_several() -> None:
     assert history_of(ALONE).writers == 1 < history_of(TOGETHER).writers
 
 
+@pytest.mark.slow
 def test_a_sound_store_gives_no_finding(kind: KindName, tmp_path: Path) -> None:
     """Cut in several cycles, of one writer or of several."""
     tally, bench = _rounds(tmp_path, [TOGETHER if kind == "xfs" else ALONE])

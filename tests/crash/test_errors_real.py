@@ -38,6 +38,7 @@ def _real(place: Path, seed: int, bug: str | None = None) -> Tally:
 
 
 @needs_shim
+@pytest.mark.slow
 def test_nothing_is_found_in_a_sound_store(place: Path) -> None:
     """Of a slice that has a sync of the log and a write of LMDB in it."""
     tally = _real(place, 0)
@@ -51,8 +52,8 @@ def test_nothing_is_found_in_a_sound_store(place: Path) -> None:
     ("bug", "seed", "invariants"),
     [
         ("failed_sync_ignored", 0, {1, 8}),
-        ("failed_sync_retried", 0, {8}),
-        ("full_disk_acknowledged", 52, {1, 2, 9}),
+        pytest.param("failed_sync_retried", 0, {8}, marks=pytest.mark.slow),
+        pytest.param("full_disk_acknowledged", 52, {1, 2, 9}, marks=pytest.mark.slow),
     ],
 )
 def test_a_planted_bug_is_found(

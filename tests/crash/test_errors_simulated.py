@@ -22,6 +22,7 @@ def _slices(place: Path, script: int, slices: range) -> Tally:
     return total
 
 
+@pytest.mark.slow
 def test_nothing_is_found_in_a_sound_store(place: Path) -> None:
     """A slice of a script's calls, in every way."""
     tally = _slices(place, 0, range(1))
@@ -30,6 +31,7 @@ def test_nothing_is_found_in_a_sound_store(place: Path) -> None:
     assert tally.acknowledged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bug", "invariants"),
     [

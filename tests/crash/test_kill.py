@@ -205,6 +205,7 @@ def _compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_shim
+@pytest.mark.slow
 @pytest.mark.parametrize("writers", [1, 3])
 @pytest.mark.parametrize("at_calls", [False, True])
 def test_a_sound_store_gives_no_finding(tmp_path: Path, writers: int, *, at_calls: bool) -> None:
@@ -244,7 +245,7 @@ def test_a_write_acknowledged_too_early_is_found(
     monkeypatch.setattr("strandline.wal.log.Log.wait_written", killed_works.wait_for_nothing)
     monkeypatch.setattr(build, "obstacle", lambda: "left out")
     finding = _expect_finding(_rounds(KillLayer(), tmp_path, range(100, 120)))
-    assert finding.invariant in {1, 2}, "lost, or not shown to its own writer"
+    assert finding.invariant in {1, 2, 4}, "lost, or not shown to who asks later"
     assert " killed " in finding.where
 
 
@@ -254,7 +255,7 @@ def test_a_bug_is_planted_by_a_prelude_too(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("PYTHONPATH", _TREE)
     layer = KillLayer(prelude=[f"{killed_works.__name__}:acknowledge_early"])
     finding = _expect_finding(_rounds(layer, tmp_path, range(200, 230)))
-    assert finding.invariant in {1, 2}, "lost, or not shown to its own writer"
+    assert finding.invariant in {1, 2, 4}, "lost, or not shown to who asks later"
 
 
 def test_a_hang_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

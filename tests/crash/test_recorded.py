@@ -33,6 +33,7 @@ def _round(place: Path, seed: int, bug: str | None = None, *steps: int) -> Tally
         return bench.round(seed, kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_nothing_is_found_in_a_sound_store(place: Path, seed: int) -> None:
     """One writer, or three: every image opens, and holds what was said before its cut."""
@@ -47,8 +48,8 @@ def test_nothing_is_found_in_a_sound_store(place: Path, seed: int) -> None:
     ("bug", "seed", "invariants"),
     [
         ("log_never_synced", 0, {1}),
-        ("watermark_one_too_high", 0, {1}),
-        ("database_not_synced", 0, {1, 2, 10}),
+        pytest.param("watermark_one_too_high", 0, {1}, marks=pytest.mark.slow),
+        pytest.param("database_not_synced", 0, {1, 2, 9, 10}, marks=pytest.mark.slow),
     ],
 )
 def test_a_planted_bug_is_found(place: Path, bug: str, seed: int, invariants: set[int]) -> None:

@@ -62,6 +62,7 @@ def test_there_are_rounds_of_one_writer_and_of_several() -> None:
     assert history_of(ALONE).writers == 1 < history_of(TOGETHER).writers
 
 
+@pytest.mark.slow
 def test_a_sound_store_gives_no_finding(kind: KindName, tmp_path: Path) -> None:
     """Cut while it writes and while it recovers, with one writer and with several."""
     tally, bench = _rounds(ShutdownLayer(), tmp_path, [ALONE, TOGETHER])

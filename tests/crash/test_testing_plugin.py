@@ -59,6 +59,7 @@ def test_the_summary_says_how_many_cuts_there_were(pytester: pytest.Pytester) ->
     assert deeper > cuts
 
 
+@pytest.mark.slow
 def test_the_summary_counts_over_processes(pytester: pytest.Pytester) -> None:
     """pytest-xdist runs the tests elsewhere; options get there, and numbers come back."""
     pytester.makepyfile(SOUND)
