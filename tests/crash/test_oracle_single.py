@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from strandline import Durability, Store
 from strandline.tools.crash.layer import ViolationError
+from strandline.tools.crash.oracle.after import check_report
 from strandline.tools.crash.oracle.crash import Crash, CrashKind
 from strandline.tools.crash.oracle.single import Verdict, check_living_single, judge_single
 from strandline.tools.crash.script.model import Model
@@ -33,6 +35,7 @@ from strandline.tools.crash.script.steps import (
 )
 from strandline.tools.crash.script.told import DONE, OPENED, UNKNOWN, Account, Told
 from strandline.tools.crash.simulation.rig import Rig
+from strandline.wal.damage import Damage, DamageKind
 
 POWER, PROCESS = Crash(CrashKind.POWER), Crash(CrashKind.PROCESS)
 
@@ -206,3 +209,12 @@ def test_no_sector_of_a_value_is_zeros() -> None:
         sectors = [value[at : at + 512] for at in range(0, len(value), 512)]
         assert all(any(sector) for sector in sectors)
         assert len(set(sectors)) == len(sectors)
+
+
+def test_a_power_cut_may_leave_gaps_that_lose_nothing_and_a_kill_none(rig: Rig) -> None:
+    """Of segments that were given back a newer one can be gone, and an older one still there."""
+    gap = Damage(DamageKind.MISSING, "2.wal", 2, 0, 9, "a segment file", "nothing")
+    report = replace(rig.open().recovery_report, gaps=(gap,))
+    check_report(report, POWER)
+    refuses(7, lambda: check_report(report, PROCESS))
+    refuses(7, lambda: check_report(replace(report, gaps=(), given_up=((1, 2),)), POWER))

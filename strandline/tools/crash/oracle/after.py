@@ -18,16 +18,18 @@ _KEY = b"after the crash"
 
 
 def check_report(report: RecoveryReport, crash: Crash) -> None:
-    """A crash alone leaves no gap, and nothing to give up; that of a process no damage either.
+    """A crash alone leaves nothing to give up; that of a process no damage and no gap either.
 
-    After a power cut frames can be missing between others where nothing is lost by it: a
-    sync mark, or what LMDB has already. That is passed over and said.
+    After a power cut frames can be missing between others where nothing is lost by it, a sync
+    mark, or what LMDB has already; and of segments that were given back an older one can be
+    there and a newer one not. That is passed over and said. A gap above the watermark is not:
+    the store does not open.
 
     Raises:
         ViolationError: the recovery found more than that.
     """
-    damages = report.damages if crash.kind is CrashKind.PROCESS else ()
-    if damages or report.gaps or report.given_up:
+    found = (report.damages or report.gaps) and crash.kind is CrashKind.PROCESS
+    if found or report.given_up:
         raise ViolationError(7, f"a crash is told as damage: {report.summary()}")
 
 
