@@ -10,9 +10,10 @@ image was: a recovery may lose nothing that the crash before it respects.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from strandline import Store
@@ -25,7 +26,7 @@ from strandline.tools.crash.oracle.after import (
     check_writable,
 )
 from strandline.tools.crash.oracle.crash import Crash, CrashKind
-from strandline.tools.crash.simulation.rig import Rig
+from strandline.tools.crash.simulation.rig import Rig, crash_name
 
 _DEEPER: Final = (0.04, 0.004, 0.002)
 """How often the recovery from an image is crashed too, by how deep that image is. A sweep of
@@ -56,12 +57,36 @@ class NestedSweep:
 
     def sweep(self, rig: Rig, run: Callable[[], object]) -> None:
         """Run it, and judge an image for every crash; a broken promise is put in the tally."""
-        try:
+        with self._finding():
             rig.sweep(run, self._look, draw=self._draw, promised=self._promised)
+
+    def once(self, run: Callable[[], object], which: str) -> None:
+        """Run it without crashes, but for those that it comes to `glance` at by itself."""
+        self.tally.cases += 1
+        with self._finding(which):
+            run()
+
+    def glance(self, rig: Rig, when: str) -> None:
+        """Judge what one crash at this moment leaves."""
+        policy = self._choose.choice(self._policies(1))
+        image = rig.kill() if policy == "kill" else rig.power_cut(policy)
+        image.cut_by = policy
+        try:
+            self._judge_image(image, 1, self._crash(image, None))
+        except ViolationError as error:
+            error.add_note(f"after a crash ({crash_name(policy)}) {when}")
+            raise
+        image.release()
+
+    @contextlib.contextmanager
+    def _finding(self, *where: str) -> Iterator[None]:
+        """Put a broken promise in the tally."""
+        try:
+            yield
         except ViolationError as error:
             notes = getattr(error, "__notes__", ["while it ran, before any crash"])
-            where = "; then ".join(reversed(notes))
-            self.tally.finding = Finding(error.invariant, str(error), where)
+            found = Finding(error.invariant, str(error), "; then ".join([*where, *notes[::-1]]))
+            self.tally.finding = found
 
     def _draw(self) -> tuple[Any, ...]:
         """Return the crashes before one change: one as a rule, sometimes all.
@@ -84,6 +109,9 @@ class NestedSweep:
                 *self._policies(1),
             )
             image.close()
+        self._judge_image(image, depth, crash)
+
+    def _judge_image(self, image: Rig, depth: int, crash: Crash) -> None:
         self.tally.cases += 1
         self.tally.faults += depth
         db = open_image(image)

@@ -145,11 +145,29 @@ class Rig:
         """Do what the sync's thread does; True when nothing is left to be done."""
         return self.store.engine.log.housekeep()
 
-    def checkpoint(self) -> bool:
-        """Do what the checkpointer's thread does; True if all went to LMDB."""
-        checkpointer = self.store.engine.checkpointer
-        done = checkpointer.run()
-        checkpointer.free_retired()
+    def checkpoint(
+        self, *, before: Literal["sync", "write"] = "sync", meanwhile: Callable[[], object] = int
+    ) -> bool:
+        """Do what the checkpointer's thread does; True if all went to LMDB.
+
+        `meanwhile` is done when the generation is frozen: before the log is synced through
+        it, or before it is written to LMDB. What it raises is what the pass meets.
+        """
+        engine = self.store.engine
+        owner, name = {
+            "sync": (engine.log, "sync_through"),
+            "write": (engine.backing, "reserve"),
+        }[before]
+        go_on = getattr(owner, name)
+
+        def interrupted(*arguments: int) -> None:
+            setattr(owner, name, go_on)  # once: what is done meanwhile may come here too
+            meanwhile()
+            go_on(*arguments)
+
+        with mock.patch.object(owner, name, interrupted):
+            done = engine.checkpointer.run()
+        engine.checkpointer.free_retired()
         return done
 
     def close(self) -> None:
@@ -229,8 +247,8 @@ class Rig:
                 try:
                     look(image)
                 except Exception as error:
-                    left = "some" if isinstance(policy, random.Random) else policy
-                    error.add_note(f"after a crash ({left}) before {image.cut_before}")
+                    name = crash_name(policy)
+                    error.add_note(f"after a crash ({name}) before {image.cut_before}")
                     errors.append(error)
                 image.release()
 
@@ -297,6 +315,11 @@ class Rig:
             self.disk.mkdir(store)
             self.disk.sync_directory(self.directory)
             self.disk.faults = hook
+
+
+def crash_name(policy: CrashPolicy | Literal["kill"]) -> str:
+    """Return what a crash is called: what it leaves, or that it is a kill."""
+    return "some" if isinstance(policy, random.Random) else str(policy)
 
 
 def _fingerprint(disk: SimulatedDisk, top: Path, lmdb: bytes | None) -> bytes:
