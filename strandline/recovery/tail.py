@@ -105,9 +105,25 @@ def settle(
     _put_aside(survey, settlement)
     if survey.segments:
         _make_name(disk, log_dir, survey.next_segment_id)
-        if not survey.clean:
+        if survey.clean:
+            _sync_last(survey)
+        else:
             settlement.sealed[-1] = _write_last(survey, runtime)
     return settlement
+
+
+def _sync_last(survey: Survey) -> None:
+    """Sync a seal that its writer may have been killed before it had synced.
+
+    A segment is followed only when its seal is on disk. What lies before the seal is: an
+    orderly close syncs its frames first, so that nothing depends on pages that an earlier
+    error could have lost.
+    """
+    file = survey.disk.open(survey.segments[-1].scan.path, "rw")
+    try:
+        file.fdatasync()
+    finally:
+        file.close()
 
 
 def sweep_damaged(survey: Survey, settlement: Settlement) -> None:

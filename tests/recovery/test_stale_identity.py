@@ -1,8 +1,8 @@
 """An IDENTITY from an earlier opening in the place of the newest.
 
-A disk wrote the block elsewhere, or the file was restored alone. Its LSN ceiling is that of long ago. An unclean start took it for the newest, and went on at
-LSNs that had been issued, where the tail that held them was lost. Found by the damage layer
-of the crash harness.
+A disk wrote the block elsewhere, or the file was restored alone. Its LSN ceiling is that of long
+ago. An unclean start took it for the newest, and went on at LSNs that had been issued, where the
+tail that held them was lost. Found by the damage layer of the crash harness.
 """
 
 from __future__ import annotations

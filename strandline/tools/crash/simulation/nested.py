@@ -132,8 +132,7 @@ class NestedSweep:
             case "kill":
                 further = image.kill()
             case "none":
-                # A seal that a killed writer did not sync is believed, and can go now.
-                further, kind = image.power_cut("none"), CrashKind.POWER
+                further = image.power_cut("none")
             case _:
                 some = random.Random(self._choose.random())
                 further, kind = image.power_cut(some), CrashKind.POWER
