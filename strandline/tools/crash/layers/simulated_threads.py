@@ -11,11 +11,12 @@ import contextlib
 import random
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from strandline import Store
-from strandline.tools.crash.layer import Finding, Tally, ViolationError
+from strandline.tools.crash.layer import Tally, ViolationError
 from strandline.tools.crash.oracle.after import check_lsns, check_report
 from strandline.tools.crash.oracle.crash import Crash, CrashKind
 from strandline.tools.crash.oracle.many import check_living_many, judge_many
@@ -37,6 +38,8 @@ _PACES: Final = (0.0, 0.0001, 0.01, 0.3)
 """How many seconds a writer thinks before a step, in the mean."""
 _SCHEDULES: Final = 40
 """In how many orders the same scripts are run; one of them under crashes."""
+_GLANCES: Final = 0.04
+"""How often one crash is tried behind a step, in any of those orders."""
 _SLACK: Final = 0.002
 """Seconds of the clock that a thread may be late in waking, beyond its interval."""
 
@@ -64,29 +67,29 @@ class ThreadsRound:
         self._synced_after = self._options["sync_interval"] + self._logged_after
         self._told: list[Told] = []
         self._scheduler = Scheduler(seed)
+        self._glances = random.Random()
+        self._sweep = NestedSweep(f"threads/{seed}", self._crash, self._judge, self._promised)
 
     def run(self) -> Tally:
         """Let the writers run in several orders, then in one more under a sweep of crashes."""
-        tally = Tally()
-        for schedule in range(1, _SCHEDULES):
-            tally.cases += 1
-            try:
-                with self._rig(f"{self._seed}/{schedule}") as rig:
-                    self._write(rig)
-            except ViolationError as error:
-                where = f"in order {schedule} of their turns, before any crash"
-                return Tally(1, tally.cases, finding=Finding(error.invariant, str(error), where))
+        tally = self._sweep.tally
+        for schedule in range(_SCHEDULES - 1, -1, -1):
+            with self._rig(f"{self._seed}/{schedule}") as rig:
+                write = partial(self._write, rig)
+                if schedule:
+                    self._sweep.once(write, f"in order {schedule} of their turns")
+                else:
+                    self._sweep.sweep(rig, write)
+            if tally.finding is not None:
+                break
             tally.acknowledged += len(self._told)
-        with self._rig(self._seed) as rig:
-            sweep = NestedSweep(f"threads/{self._seed}", self._crash, self._judge, self._promised)
-            sweep.sweep(rig, lambda: self._write(rig))
-        tally.add(sweep.tally)
         return tally
 
     @contextlib.contextmanager
-    def _rig(self, schedule: int | str) -> Iterator[Rig]:
+    def _rig(self, schedule: str) -> Iterator[Rig]:
         """Begin anew, with turns of their own."""
         self._told = []
+        self._glances = random.Random(f"glances/{schedule}")
         self._scheduler = Scheduler(schedule)
         shutil.rmtree(self._place, ignore_errors=True)
         with Rig(self._place, **self._options) as rig:
@@ -103,7 +106,7 @@ class ThreadsRound:
         db.table(COUNTERS)
         tell_opened(db, self._tell)
         tasks = [
-            scheduler.spawn(f"writer-{number}", self._take_steps, db, number)
+            scheduler.spawn(f"writer-{number}", self._take_steps, rig, number)
             for number in range(len(self._scripts))
         ]
         for task in tasks:
@@ -115,11 +118,14 @@ class ThreadsRound:
             # What lands by itself must do so without another write that pushes it.
             scheduler.sleep(window + _SLACK)
             rig.cut_now("nothing more is written")
+            if self._glances.random() < _GLANCES:
+                self._sweep.glance(rig, "when nothing more is written")
         db.close(drain=self._drains)
         for failure in scheduler.failures:
             raise failure
 
-    def _take_steps(self, db: Store, writer: int) -> None:
+    def _take_steps(self, rig: Rig, writer: int) -> None:
+        db = rig.store
         think = random.Random(f"think/{self._seed}/{writer}")
         pace = self._paces[writer]
         for number, step in self._scripts[writer].items():
@@ -134,6 +140,8 @@ class ThreadsRound:
                     13, f"writer {writer}, step {number}, {step!r:.160}, took {took:.3f} s: nobody "
                     "woke it",
                 )  # fmt: skip
+            if self._glances.random() < _GLANCES:
+                self._sweep.glance(rig, f"behind step {number} of writer {writer}")
 
     def _tell(self, told: Told) -> None:
         self._told.append(told._replace(at=self._scheduler.now))
