@@ -28,7 +28,7 @@ from strandline.tools.crash.script.settings import settings_of
 from strandline.tools.crash.script.single import single_script
 from strandline.tools.crash.script.steps import Flush, Reopen, Step
 from strandline.tools.crash.script.told import DONE, Account, Told
-from strandline.tools.crash.simulation.nested import NestedSweep
+from strandline.tools.crash.simulation.nested import NestedSweep, open_image
 from strandline.tools.crash.simulation.rig import Rig
 from strandline.tools.crash.simulation.runtime import HandRuntime
 
@@ -119,7 +119,7 @@ class ScriptRound:
 
     def _open(self, rig: Rig) -> Store:
         runtime = HandRuntime(self._seed, native_locks=self._native_locks)
-        db = rig.open(runtime=runtime)
+        db = open_image(rig, runtime)
         runtime.while_asleep = lambda: _serve(rig)
         tell_opened(db, self._told.append)
         return db

@@ -27,6 +27,7 @@ from strandline.tools.crash.oracle.after import (
 )
 from strandline.tools.crash.oracle.crash import Crash, CrashKind
 from strandline.tools.crash.simulation.rig import Rig, crash_name
+from strandline.wal.runtime import Runtime
 
 _DEEPER: Final = (0.04, 0.004, 0.002)
 """How often the recovery from an image is crashed too, by how deep that image is. A sweep of
@@ -154,9 +155,9 @@ class NestedSweep:
         return dataclasses.replace(before or self._now(), kind=kind)
 
 
-def open_image(image: Rig) -> Store:
+def open_image(image: Rig, runtime: Runtime | None = None) -> Store:
     """Recover an image; that it cannot be opened breaks a promise."""
     try:
-        return image.open()
+        return image.open(runtime=runtime)
     except (StrandlineError, OSError) as error:
         raise ViolationError(1, f"opening fails: {type(error).__name__}: {error}") from error
