@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import traceback
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,6 +65,8 @@ class Outcome:
     """Why this machine cannot run the layer."""
     failed: str | None = None
     """What went wrong in the harness itself."""
+    cpu: float = 0.0
+    """Seconds of processor time, those of the children included."""
 
     @property
     def caught(self) -> bool:
@@ -161,4 +163,5 @@ def _rounds(cell: Cell, bench: Bench) -> Outcome:
 
 if __name__ == "__main__":
     die_with_parent()
-    print(json.dumps(asdict(_run(Cell(**json.loads(sys.argv[1]))))))
+    told = _run(Cell(**json.loads(sys.argv[1])))
+    print(json.dumps(asdict(replace(told, cpu=round(sum(os.times()[:4]), 3)))))

@@ -69,16 +69,6 @@ class Matrix:
         """Return the bugs that no layer has caught."""
         return [bug for bug in BUGS if not any(c["caught"] for c in self._row(bug).values())]
 
-    def quickest(self, bug: str, layers: list[str]) -> list[str]:
-        """Return those of the layers that caught a bug in a round, the quickest first."""
-        row = self._row(bug)
-        caught = [n for n in layers if n in row and row[n]["caught"] and not row[n]["hung"]]
-        return sorted(caught, key=lambda name: float(row[name]["seconds"]))
-
-    def seed(self, bug: str, layer: str) -> int:
-        """Return the seed of the round that caught a bug."""
-        return int(self._row(bug)[layer]["seed"])
-
     def write(self) -> None:
         """Store everything, and put the table into the page if that is there."""
         rows = {bug: self._row(bug) for bug in (CONTROL, *BUGS)}

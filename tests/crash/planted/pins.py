@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +22,8 @@ class Pin:
 
     layer: str
     seed: int
+    cpu: float = field(default=0.0, compare=False)
+    """How many seconds of processor time it took to find the bug."""
 
     def run(self, bug: str | None, *, in_python: bool = False) -> Outcome:
         """Run the round with a bug, or without one."""
