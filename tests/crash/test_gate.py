@@ -2,12 +2,17 @@
 
 The whole matrix, with every layer, is `python -m tests.crash.gate`; where a bug is found is
 stored by its `--pin`. Scripts follow from their seeds, so whoever changes how a script or a
-round is made lets them be stored anew.
+round is made lets them be stored anew. Rounds that take long, and controls that few bugs share,
+are marked slow.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Final
+
 import pytest
+from _pytest.mark.structures import ParameterSet
 
 from strandline.tools.crash.registry import load_layer
 from tests.crash.planted import BUGS
@@ -16,25 +21,41 @@ from tests.crash.planted.matrix import Matrix
 from tests.crash.planted.pins import Pin, pins_of
 
 _PINS = pins_of()
-_CONTROLS = sorted({(pin, BUGS[name].in_python) for name, pin in _PINS.items()}, key=repr)
+_LONG: Final = 4.0
+"""Seconds of processor time from which on a round is left out of the short runs of the tests."""
 
 
-_HOLES = {
-    "failed_commit_tried_again": "a write acknowledged after a failed sync of LMDB's file",
-    "frame_across_watermark_skipped": "a crash after a checkpoint that cut a group in two",
-    "segment_header_not_synced": "a turn and a checkpoint, with nothing synced behind the turn",
-    "tombstones_lost_in_merge": "a checkpoint that failed, with deletes, and one that succeeds",
-    "waiters_not_woken": "a step that takes longer than any time-out allows",
-}
-"""Bugs that no layer has caught, and what would have to happen for that."""
+_SHARED: Final = 3
+"""How many of the bugs of the short runs have to share a round for its control to be in them."""
+
+
+def _is_long(name: str) -> bool:
+    return _PINS[name].cpu > _LONG
+
+
+def _bug(name: str) -> ParameterSet:
+    return pytest.param(name, marks=[pytest.mark.slow] if _is_long(name) else [])
+
+
+def _controls() -> list[ParameterSet]:
+    """Return each round once, with and without strandline's C as its bugs have it."""
+    rounds = {name: (pin, BUGS[name].in_python) for name, pin in _PINS.items()}
+    short = Counter(rounds[name] for name in rounds if not _is_long(name))
+    return [
+        pytest.param(
+            pin, in_python, marks=[pytest.mark.slow] if short[pin, in_python] < _SHARED else []
+        )
+        for pin, in_python in sorted(set(rounds.values()), key=repr)
+    ]
 
 
 def test_every_bug_is_caught_by_some_layer() -> None:
-    """No row of the matrix is without a catch, but for the holes that are known."""
-    assert Matrix.read().missed() == [name for name in BUGS if name in _HOLES]
+    """No row of the matrix is without a catch, and each bug has a round that is run here."""
+    assert Matrix.read().missed() == []
+    assert [name for name in BUGS if name not in _PINS] == []
 
 
-@pytest.mark.parametrize("name", sorted(_PINS))
+@pytest.mark.parametrize("name", [_bug(name) for name in sorted(_PINS)])
 def test_a_planted_bug_is_found(name: str) -> None:
     """The harness finds the bug in the round where it found it before."""
     pin = _PINS[name]
@@ -44,7 +65,7 @@ def test_a_planted_bug_is_found(name: str) -> None:
     assert outcome.caught, f"{name}: nothing found in {outcome.cases} cases of {pin}"
 
 
-@pytest.mark.parametrize(("pin", "in_python"), _CONTROLS)
+@pytest.mark.parametrize(("pin", "in_python"), _controls())
 def test_without_the_bug_nothing_is_found(pin: Pin, in_python: bool) -> None:
     """The same round finds nothing in the store as it is."""
     _skip_unless_runnable(pin)
