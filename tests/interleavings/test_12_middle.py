@@ -222,7 +222,7 @@ def test_stale_frames_behind_a_torn_tail(tmp_path: Path, mode: RecoveryMode) -> 
             assert length == history.check(again.open())
             again.release()
             image.release()
-        assert 5 < tails
+        assert 3 <= tails, "some of these crashes tear the tail"
 
 
 def test_every_use_of_a_file_has_a_salt_of_its_own(tmp_path: Path) -> None:
