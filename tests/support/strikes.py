@@ -39,6 +39,8 @@ from typing import Any, Final
 import strandline
 
 PACKAGE: Final = os.path.dirname(strandline.__file__) + os.sep
+_TOOLS: Final = PACKAGE + "tools" + os.sep
+"""Not struck: a simulated disk is a part of the surroundings, not of the store."""
 
 LOOKING: Final = frozenset(
     code
@@ -99,7 +101,8 @@ def strike(n: int, call: Callable[[], Any], handle: Callable[[], Any] | None = N
         return each_opcode
 
     def each_frame(frame: FrameType, event: str, arg: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(PACKAGE):
+        file = frame.f_code.co_filename
+        if not file.startswith(PACKAGE) or file.startswith(_TOOLS):
             return None
         frame.f_trace_lines = False
         frame.f_trace = each_opcode  # first: Python 3.13 looks for it
