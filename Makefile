@@ -45,9 +45,10 @@ bench-micro: $(NATIVE)
 
 BUDGET ?= 10m
 LAYERS ?=
+SEED ?=
 
 crash: $(NATIVE)
-	$(BIN)/strandline crash-test --budget $(BUDGET) $(addprefix --layer ,$(LAYERS))
+	$(BIN)/strandline crash-test --budget $(BUDGET) $(addprefix --seed ,$(SEED)) $(addprefix --layer ,$(LAYERS))
 
 gate: $(NATIVE)
 	$(BIN)/python -m tests.crash.gate --budget 30s

@@ -67,6 +67,7 @@ def test_a_planted_bug_is_found(
     assert " at " in finding.where
 
 
+@pytest.mark.slow
 @needs_shim
 def test_rounds_are_simulated_and_real_in_turn(
     place: Path, monkeypatch: pytest.MonkeyPatch

@@ -21,7 +21,7 @@ from tests.crash.planted.matrix import Matrix
 from tests.crash.planted.pins import Pin, pins_of
 
 _PINS = pins_of()
-_LONG: Final = 1.5
+_LONG: Final = 1.0
 """Seconds of processor time from which on a round is left out of the short runs of the tests."""
 
 

@@ -60,6 +60,7 @@ def test_a_planted_bug_is_found(place: Path, bug: str, seed: int, invariants: se
     assert "power cut" in finding.where
 
 
+@pytest.mark.slow
 def test_a_round_can_be_shortened(place: Path) -> None:
     """Without any step nothing is acknowledged but openings; it is a round all the same."""
     layer = RecordedLayer()

@@ -424,6 +424,7 @@ def test_a_program_that_strays_is_told_of(make: Make) -> None:
 # ---- names of cuts
 
 
+@pytest.mark.slow
 def test_a_cut_is_found_again_by_its_name(make: Make) -> None:
     """One cut alone leaves what it left among all the others, in recoveries too."""
     left: dict[str, list[bytes]] = {}

@@ -49,6 +49,7 @@ def counts(result: pytest.RunResult) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+@pytest.mark.slow
 def test_the_summary_says_how_many_cuts_there_were(pytester: pytest.Pytester) -> None:
     """A test that passes says on how much that rests."""
     pytester.makepyfile(SOUND)
