@@ -41,6 +41,7 @@ from strandline.recovery.quarantine import QUARANTINE_NAME
 from strandline.recovery.report import RecoveryReport
 from strandline.recovery.survey import Survey, survey
 from strandline.recovery.tail import Settlement, ended_cleanly, settle, sweep_damaged
+from strandline.recovery.verdict import GIVING_UP
 from strandline.wal.disk import Disk
 from strandline.wal.format import segment_id_of, segment_name
 from strandline.wal.identity import (
@@ -228,7 +229,7 @@ class _Opening:
 
     def _refuse_no_log(self) -> None:
         """Refuse a log without any segment, of which LMDB cannot tell how far it went."""
-        if self._options.recovery in ("point-in-time", "salvage"):
+        if self._options.recovery in GIVING_UP:
             return
         if self._disk.kind(self._log_dir) != "directory":
             return  # the survey says what that is

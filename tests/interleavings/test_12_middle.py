@@ -211,7 +211,7 @@ def test_stale_frames_behind_a_torn_tail(tmp_path: Path, mode: RecoveryMode) -> 
         behind = frames(content)
         assert offset < behind[-1].offset, "old frames follow the new ones"
         assert history.acknowledged == len(history.states) - 2
-        policies: list[CrashPolicy] = ["none", *range(1, 12), *[rng] * 10, "all"]
+        policies: list[CrashPolicy] = ["none", *range(1, 12), *[rng] * 40, "all"]
         tails = 0
         for policy in policies:
             image = rig.power_cut(policy)
@@ -222,7 +222,7 @@ def test_stale_frames_behind_a_torn_tail(tmp_path: Path, mode: RecoveryMode) -> 
             assert length == history.check(again.open())
             again.release()
             image.release()
-        assert 3 <= tails, "some of these crashes tear the tail"
+        assert 5 < tails
 
 
 def test_every_use_of_a_file_has_a_salt_of_its_own(tmp_path: Path) -> None:

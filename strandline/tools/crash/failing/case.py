@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from strandline.engine.environment import NO_ROOM
 from strandline.tools.crash.layers.errors_simulated import script_of
 from strandline.tools.crash.script.running import Script, kept_steps
 from strandline.tools.crash.script.settings import settings_of
 from strandline.tools.crash.script.steps import Flush, Step
 from strandline.tools.crash.shim.control import Action, Kind, Plan
 
-FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 SHORT: Final = 5
 """How many bytes a short write writes."""
 _FLUSHING: Final = 0.5
@@ -38,7 +38,7 @@ class Fault:
     @property
     def of_full_disk(self) -> bool:
         """Whether it says that there is no room."""
-        return self.error in FULL
+        return self.error in NO_ROOM
 
     def plan(self) -> Plan:
         """Return it as the shim takes it."""
