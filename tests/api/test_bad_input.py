@@ -16,6 +16,7 @@ from strandline import (
     InvalidRequestError,
     InvalidTypeError,
     KeyTooLargeError,
+    Snapshot,
     Store,
     ValueTooLargeError,
 )
@@ -40,6 +41,16 @@ def db(shared: Store) -> Iterator[Store]:
     shared.clear()
 
 
+def in_snapshot(read: Callable[[Snapshot, Any], Any]) -> Callable[[Store, Any], Any]:
+    """Read from a snapshot that is closed again, and not when its error is collected."""
+
+    def call(db: Store, key: Any) -> Any:
+        with db.snapshot() as snapshot:
+            return read(snapshot, key)
+
+    return call
+
+
 def batched(db: Store, key: Any, value: Any) -> None:
     """Put in a batch."""
     with db.batch() as batch:
@@ -60,9 +71,9 @@ READS: dict[str, Callable[[Store, Any], Any]] = {
     "contains": lambda db, key: key in db,
     "get_many": lambda db, key: db.get_many([b"k", key]),
     "keys": lambda db, key: key in db.keys(),  # noqa: SIM118
-    "snapshot.get": lambda db, key: db.snapshot().get(key),
-    "snapshot.contains": lambda db, key: key in db.snapshot(),
-    "snapshot.get_many": lambda db, key: db.snapshot().get_many([b"k", key]),
+    "snapshot.get": in_snapshot(lambda snapshot, key: snapshot.get(key)),
+    "snapshot.contains": in_snapshot(lambda snapshot, key: key in snapshot),
+    "snapshot.get_many": in_snapshot(lambda snapshot, key: snapshot.get_many([b"k", key])),
 }
 WRITES: dict[str, Callable[[Store, Any, Any], Any]] = {
     "put": lambda db, key, value: db.put(key, value),
