@@ -16,11 +16,10 @@ follow from a seed. A finding says which cut it was, and what survived.
 
 from __future__ import annotations
 
-import contextlib
 import random
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -31,19 +30,18 @@ from strandline.tools.crash.blocks.kinds import KindName
 from strandline.tools.crash.blocks.obstacle import log_obstacle
 from strandline.tools.crash.blocks.recording import Mark, Record, Recording
 from strandline.tools.crash.blocks.survivors import Write, at_random
-from strandline.tools.crash.blocks.workspace import private_mounts
-from strandline.tools.crash.forking.client import PATIENCE, ForkServer
+from strandline.tools.crash.forking.client import ForkServer
 from strandline.tools.crash.forking.ending import check_ended
 from strandline.tools.crash.killing.blow import WHILE_WRITING, choose_moment
 from strandline.tools.crash.killing.case import Case, History
 from strandline.tools.crash.killing.children import (
     AGAIN,
-    MODULES,
     WORKS,
     check_told,
     judge,
 )
 from strandline.tools.crash.layer import Finding, Tally, ViolationError
+from strandline.tools.crash.layers.mounted import MountedLayer
 from strandline.tools.crash.oracle.crash import CrashKind
 from strandline.tools.crash.script.model import Model
 
@@ -64,38 +62,26 @@ _BEGINS: Final = b"cycle "
 """What a mark of this side begins with. Those of a writer are msgpack arrays."""
 
 
-class BlocksLayer:
+class BlocksLayer(MountedLayer["BlocksBench"]):
     """The layer."""
 
     name = "blocks"
     number = "L6"
     title = "recorded block writes, cut anywhere: ext4, xfs, btrfs"
 
-    def __init__(self, *, patience: float = PATIENCE) -> None:
-        """Take how many seconds a child may take before it counts as hanging."""
-        self._patience = patience
+    def kinds(self) -> Sequence[KindName]:
+        """Return those that it is for."""
+        return KINDS
 
-    def obstacle(self) -> str | None:
-        """Return why no file system can be recorded here, None if one can."""
-        return None if _usable() else "; ".join(self.left_out())
+    def reason(self, kind: KindName) -> str | None:
+        """Return why one cannot be recorded here."""
+        return log_obstacle(kind)
 
-    def left_out(self) -> Sequence[str]:
-        """Return which file systems cannot be recorded here, and why."""
-        reasons = {kind: log_obstacle(kind) for kind in KINDS}
-        return [f"{kind}: {reason}" for kind, reason in reasons.items() if reason is not None]
-
-    @contextlib.contextmanager
-    def bench(self, directory: Path) -> Iterator[BlocksBench]:
-        """Start the fork server where it sees the mounts to come; end it, and every child."""
-        private_mounts()
-        folder = directory / "forked"
-        folder.mkdir()
-        with ForkServer(folder, modules=MODULES, patience=self._patience) as server:
-            yield BlocksBench(directory, server, _usable())
-
-
-def _usable() -> tuple[KindName, ...]:
-    return tuple(kind for kind in KINDS if log_obstacle(kind) is None)
+    def make_bench(
+        self, directory: Path, server: ForkServer, kinds: Sequence[KindName]
+    ) -> BlocksBench:
+        """Return a bench on those that can."""
+        return BlocksBench(directory, server, kinds)
 
 
 class BlocksBench:

@@ -16,12 +16,11 @@ same steps, and is cut at about the same places. Its finding says where that was
 
 from __future__ import annotations
 
-import contextlib
 import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -30,8 +29,7 @@ from strandline.tools.crash.blocks.filesystem import LoopFilesystem
 from strandline.tools.crash.blocks.kinds import KindName
 from strandline.tools.crash.blocks.obstacle import shutdown_obstacle
 from strandline.tools.crash.blocks.shutdown import Journal
-from strandline.tools.crash.blocks.workspace import private_mounts
-from strandline.tools.crash.forking.client import PATIENCE, Ended, ForkServer
+from strandline.tools.crash.forking.client import Ended, ForkServer
 from strandline.tools.crash.forking.ending import check_ended
 from strandline.tools.crash.killing.blow import (
     WHILE_RECOVERING,
@@ -40,13 +38,13 @@ from strandline.tools.crash.killing.blow import (
 )
 from strandline.tools.crash.killing.case import CYCLES, Case, History
 from strandline.tools.crash.killing.children import (
-    MODULES,
     WORKS,
     check_told,
     judge,
 )
 from strandline.tools.crash.killing.phases import Phase, innermost, read_board
 from strandline.tools.crash.layer import Finding, Tally, ViolationError
+from strandline.tools.crash.layers.mounted import MountedLayer
 from strandline.tools.crash.oracle.crash import CrashKind
 from strandline.tools.crash.script.model import Model
 
@@ -64,38 +62,26 @@ _UNDER_THE_CUT: Final = 0.004
 """The most seconds that it does."""
 
 
-class ShutdownLayer:
+class ShutdownLayer(MountedLayer["ShutdownBench"]):
     """The layer."""
 
     name = "shutdown"
     number = "L5"
     title = "a file system's power is cut by the kernel: ext4, xfs"
 
-    def __init__(self, *, patience: float = PATIENCE) -> None:
-        """Take how many seconds a child may take before it counts as hanging."""
-        self._patience = patience
+    def kinds(self) -> Sequence[KindName]:
+        """Return those that it is for."""
+        return KINDS
 
-    def obstacle(self) -> str | None:
-        """Return why no file system can be cut here, None if one can."""
-        return None if _usable() else "; ".join(self.left_out())
+    def reason(self, kind: KindName) -> str | None:
+        """Return why one cannot be cut here."""
+        return shutdown_obstacle(kind)
 
-    def left_out(self) -> Sequence[str]:
-        """Return which file systems cannot be cut here, and why."""
-        reasons = {kind: shutdown_obstacle(kind) for kind in KINDS}
-        return [f"{kind}: {reason}" for kind, reason in reasons.items() if reason is not None]
-
-    @contextlib.contextmanager
-    def bench(self, directory: Path) -> Iterator[ShutdownBench]:
-        """Start the fork server where it sees the mounts to come; end it, and every child."""
-        private_mounts()
-        folder = directory / "forked"
-        folder.mkdir()
-        with ForkServer(folder, modules=MODULES, patience=self._patience) as server:
-            yield ShutdownBench(directory, server, _usable())
-
-
-def _usable() -> tuple[KindName, ...]:
-    return tuple(kind for kind in KINDS if shutdown_obstacle(kind) is None)
+    def make_bench(
+        self, directory: Path, server: ForkServer, kinds: Sequence[KindName]
+    ) -> ShutdownBench:
+        """Return a bench on those that can."""
+        return ShutdownBench(directory, server, kinds)
 
 
 class ShutdownBench:
