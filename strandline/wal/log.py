@@ -20,9 +20,10 @@ step may be done twice, and every step ends in a single store (`tail`, `synced_l
 that says how far things are. Whoever takes the lock next goes on from there. A waiter
 whose leader was struck down wakes by itself after `GATE_TIMEOUT` and leads.
 
-**Failure.** The first failed fdatasync, whatever its errno, and the first failed write
-that is not for want of room, end it all: `failure` is set before anything else happens,
-no sync is ever tried again, and everybody in the queues gets WriteOutcomeUnknownError.
+**Failure.** The first failed sync, of a file or of the directory, whatever its errno, and the
+first failed write that is not for want of room, end it all: `failure` is set before anything
+else happens, no sync is ever tried again, and everybody in the queues gets
+WriteOutcomeUnknownError.
 """
 
 from __future__ import annotations
@@ -222,9 +223,14 @@ class Log(LogTail):
         if overdue or self.unsynced_bytes > SYNC_EVERY_BYTES:
             self.sync()
         segment.digest_through(offset)
-        self.segments.release(self.stored_lsn)
-        if not self.segments.prepared and offset * 4 > segment.allocated:
-            self.segments.prepare()
+        try:
+            self.segments.release(self.stored_lsn)
+            if not self.segments.prepared and offset * 4 > segment.allocated:
+                self.segments.prepare()
+        except OSError as error:
+            if self.segments.unsynced is not None:
+                self.fail(error, f"{segment.path}: the log's directory was not synced: {error}")
+            raise
         if lsn + self.lsn_block // 2 > self._ceiling:
             self.raise_ceiling()
         if self.has_unsynced():

@@ -7,6 +7,10 @@ the log tells so through `release`.
 
 `lock` guards everything here. It is taken under the append lock, never around it, and
 never while a file is being filled.
+
+**Failure.** The first failed sync of the directory is remembered in `unsynced`: which names
+are durable nobody can say from then on, for the kernel may take lost ones for clean. No
+name is made or synced any more, and the log fails, as after a failed fdatasync.
 """
 
 from __future__ import annotations
@@ -114,6 +118,8 @@ class Segments:
         self.sealed_bytes = sum(segment.length for segment in sealed)
         """Length of all sealed segments that are kept."""
         self.segment_bytes = segment_bytes
+        self.unsynced: OSError | None = None
+        """The error of the one sync of the directory that failed."""
         self._disk = disk
         self._directory = directory
         self._last_id = last_id
@@ -127,7 +133,7 @@ class Segments:
         """
         least = max(self.segment_bytes, SEGMENT_HEADER_BYTES + need + 2 * SEAL_BYTES)
         with self.lock:
-            self._refuse_closed()
+            self._refuse_names()
             if not self.prepared:
                 self._make(self.segment_bytes)
             segment = self.prepared[0]
@@ -150,7 +156,7 @@ class Segments:
             path = os.path.join(self._directory, segment_name(self._last_id + 1))
             if self._disk.kind(path) == "absent":
                 self._disk.open(path, "create").close()
-            self._disk.sync_directory(self._directory)
+            self._sync_names()
 
     def retire(self, segment: Segment, last_lsn: int, length: int) -> None:
         """Note that `segment` is sealed. Calling it twice is harmless."""
@@ -176,6 +182,8 @@ class Segments:
 
     def prepare(self) -> None:
         """Fill a spare segment and make it the next successor. Off the write path."""
+        with self.lock:
+            self._refuse_names()
         path = os.path.join(self._directory, SPARE_NAME)
         if self._disk.kind(path) != "absent":
             self._disk.unlink(path)
@@ -205,7 +213,7 @@ class Segments:
                 if any(segment.id == oldest.id for segment in self.retired):
                     break
                 if self._disk.kind(oldest.path) == "absent":
-                    pass  # it was renamed, and only the directory's sync failed
+                    pass  # an interrupt struck behind its removal
                 elif recycle and oldest.length and len(self.prepared) < _RECYCLED_AT_MOST:
                     changed = self._recycle(oldest) or changed
                 else:
@@ -214,7 +222,9 @@ class Segments:
                 self.sealed.popleft()
                 self.sealed_bytes = sum(each.length for each in self.sealed)
         if changed:
-            self._disk.sync_directory(self._directory)
+            with self.lock:
+                if not self._closed:
+                    self._sync_names()
 
     def close(self) -> None:
         """Close every descriptor; no name in the directory is made or changed any more.
@@ -228,9 +238,21 @@ class Segments:
         for segment in tuple(self.prepared):
             segment.file.close()
 
-    def _refuse_closed(self) -> None:
+    def _refuse_names(self) -> None:
+        """Raise where no name may be made any more."""
         if self._closed:
             raise OSError(errno.EBADF, "the log is closed", self._directory)
+        if self.unsynced is not None:
+            raise OSError(self.unsynced.errno, self.unsynced.strerror, self._directory)
+
+    def _sync_names(self) -> None:
+        """Make the directory's entries durable; what fails is not tried again."""
+        self._refuse_names()
+        try:
+            self._disk.sync_directory(self._directory)
+        except OSError as error:
+            self.unsynced = error
+            raise
 
     def _recycle(self, old: SealedSegment) -> bool:
         file = self._disk.open(old.path, "rw")
@@ -264,10 +286,10 @@ class Segments:
 
     def _adopt(self, path: str, file: DiskFile, length: int) -> None:
         """Give a file the next segment's name and make the name durable."""
-        self._refuse_closed()
+        self._refuse_names()
         target = os.path.join(self._directory, segment_name(self._last_id + 1))
         self._disk.rename(path, target)
-        self._disk.sync_directory(self._directory)
+        self._sync_names()
         file.path = target
         segment = Segment(self._last_id + 1, target, file, length)
         self.prepared += (segment,)  # no interrupt can strike between these two

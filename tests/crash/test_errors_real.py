@@ -11,7 +11,8 @@ from strandline.tools.crash.failing.case import FailingCase, Fault
 from strandline.tools.crash.failing.witness import Witness
 from strandline.tools.crash.layer import Tally, ViolationError
 from strandline.tools.crash.layers.errors import ErrorsLayer
-from strandline.tools.crash.layers.errors_real import SLICES, RealErrors
+from strandline.tools.crash.layers.errors_real import RealErrors
+from strandline.tools.crash.layers.errors_simulated import SLICES
 from strandline.tools.crash.script.steps import SYNC, Put, Step
 from strandline.tools.crash.script.told import DONE, OPENED, Told
 from strandline.tools.crash.shim.control import Kind

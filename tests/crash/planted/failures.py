@@ -16,6 +16,7 @@ from strandline.wal.disk import DiskFile
 from strandline.wal.format import aligned
 from strandline.wal.group import Group
 from strandline.wal.log_tail import OUT_OF_ROOM, LogTail
+from strandline.wal.segments import Segments
 from tests.crash.planted.bug import Planting, bug
 
 
@@ -51,6 +52,19 @@ def failed_sync_ignored(planting: Planting) -> None:
             pass
 
     planting.replace(LogTail, "_fdatasync", fdatasync)
+
+
+@bug(breaks=8)
+def failed_sync_of_names_retried(planting: Planting) -> None:
+    """A failed sync of the log's directory is an error like any other: the next one may succeed.
+
+    A segment is sealed then whose successor may have no durable name.
+    """
+
+    def sync_names(self: Segments) -> None:
+        self._disk.sync_directory(self._directory)
+
+    planting.replace(Segments, "_sync_names", sync_names)
 
 
 @bug(breaks=8)

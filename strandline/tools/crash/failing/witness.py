@@ -1,7 +1,7 @@
 """What a recording says of a run with a fault: which calls it struck, and what came after.
 
-After a failed sync, the log's or LMDB's, nothing is acknowledged, and no sync of that file
-is tried again. One step can have been under way, and a second one can have begun before
+After a failed sync, of the log, its directory or LMDB, nothing is acknowledged, and no sync of
+the same is tried again. One step can have been under way, and a second one can have begun before
 the thread that saw the failure came to say so.
 """
 
@@ -28,6 +28,7 @@ from strandline.tools.crash.shim.record import (
 
 DATABASE = "/data.mdb"
 LOG = ".wal"
+NAMES = "/log"
 _UNDER_WAY = 2
 
 
@@ -90,7 +91,7 @@ class Witness:
     def _lose(self, position: int, event: SyncEnd) -> None:
         path = self._names[event.file]
         self.struck.append((position, "sync", path))
-        if path.endswith((LOG, DATABASE)):
+        if path.endswith((LOG, DATABASE, NAMES)):
             self._lost.add(event.file)
             if self._failed_sync is None:
                 self._failed_sync = position

@@ -3,7 +3,9 @@
     errors_simulated   on the simulated disk: rounds with an even seed
     errors_real        a real store, LMDB's calls included: those with an odd one
 
-Where the shim cannot work all rounds are simulated.
+A script is `2 * SLICES` rounds with seeds that follow each other: those of seeds 0 to 191 let
+every call of the first script fail in every way, in both forms. Where the shim cannot work all
+rounds are simulated.
 """
 
 from __future__ import annotations

@@ -25,9 +25,9 @@ from strandline.tools.crash.failing.works import BROKEN, IMAGE, JUDGED, STRUCK
 from strandline.tools.crash.forking.client import ForkServer
 from strandline.tools.crash.forking.ending import check_ended
 from strandline.tools.crash.layer import Finding, Tally, ViolationError
+from strandline.tools.crash.layers.errors_simulated import SLICES
 from strandline.tools.crash.shim.control import Board, Kind, read_board
 
-SLICES: Final = 96
 WORKS: Final = "strandline.tools.crash.failing.works"
 _ERRORS: Final = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
 _ENDINGS: Final[tuple[Ending, ...]] = ("left", "left", "closed", "failing")

@@ -38,13 +38,16 @@ from strandline.tools.crash.simulation.nested import open_image
 from strandline.tools.crash.simulation.rig import Rig
 from strandline.tools.crash.simulation.runtime import HandRuntime
 
-SLICES: Final = 24
+SLICES: Final = 96
 STEPS: Final = 12
 ERRORS: Final = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, "short", "half")
 """What a call meets. A short write is gone on with; of half a write the rest finds no room."""
 MODES: Final[tuple[Mode, ...]] = ("once", "from then on")
 FULL: Final = (errno.ENOSPC, errno.EDQUOT, "half")
 
+_SYNCS: Final = ("fdatasync", "sync_directory")
+_NAMES: Final = "/data/log"
+"""The end of the path of the log's directory."""
 _CRASHES: Final = 2
 """Behind how many steps, from the one that failed on, the power is cut before the end."""
 _RECOVERIES: Final = 0.5
@@ -87,7 +90,7 @@ class _Injector:
         self.calls.append(op)
         if op in ("create", "unlink"):
             self._lost.discard(path)  # whatever has this name next is another file
-        if op == "fdatasync" and path in self._lost:
+        if op in _SYNCS and path in self._lost:
             self.synced_again = path
         failure = self._failure
         if failure is None or not self._strikes(failure, op, path):
@@ -98,7 +101,7 @@ class _Injector:
             if code == "short" or len(self.failed) == 1:
                 return ("short", 5)
             code = errno.ENOSPC
-        if op == "fdatasync":
+        if op == "fdatasync" or (op == "sync_directory" and path.endswith(_NAMES)):
             self._lost.add(path)
         return OSError(code, os.strerror(code), path)
 
@@ -295,8 +298,11 @@ def _fail_recovery(image: Rig, choose: random.Random) -> None:
 
 
 def script_of(seed: int) -> list[Any]:
-    """Return a script whose last steps put everything where it belongs."""
-    steps = single_script(seed, STEPS - 2, reopen=False)
+    """Return a script whose last steps put everything where it belongs.
+
+    Every other one fills segments: what names and seals the next one fails as well.
+    """
+    steps = single_script(seed, STEPS - 2, reopen=False, fills=seed % 2 == 0)
     return [*steps, Sync(Durability.SYNC), Flush(Durability.SYNC)]
 
 
@@ -322,7 +328,7 @@ def _serve(rig: Rig) -> None:
 
 
 def _log_sync_failed(injector: _Injector) -> bool:
-    return any(op == "fdatasync" and path.endswith(".wal") for op, path in injector.failed)
+    return any(op in _SYNCS and path.endswith((".wal", _NAMES)) for op, path in injector.failed)
 
 
 def _unexpected(error: Exception, what: str) -> ViolationError:

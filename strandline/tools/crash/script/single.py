@@ -33,7 +33,8 @@ _LENGTHS: Final = (0, 10, 10, 100, 100, 1000, 3000)
 _FILLED: Final = 6000
 """The length of values of which few fill a segment of 64 KiB."""
 _FILLS_EVERY: Final = 4
-"""Which scripts go through several segments, so that logs are sealed and files used again."""
+"""How many scripts there are to one that goes through several segments: logs are sealed then,
+and files used again."""
 _NOISE: Final = random.Random("values").randbytes(4096 + _FILLED)
 """What values are filled with. With zeros, which is what a lost sector of a preallocated file
 reads as, much of what is torn would be whole."""
@@ -41,8 +42,13 @@ _PASSING: Final = "passing"
 """The table that is dropped and made anew: what it held must not come back."""
 
 
-def single_script(seed: int, length: int, *, reopen: bool = True, first: int = 0) -> list[Step]:
-    """Return the steps of a writer that is alone; their values count from `first`."""
+def single_script(
+    seed: int, length: int, *, reopen: bool = True, first: int = 0, fills: bool | None = None
+) -> list[Step]:
+    """Return the steps of a writer that is alone; their values count from `first`.
+
+    `fills` is whether they go through several segments; every fourth script does without it.
+    """
     choose = random.Random(f"single/{seed}")
     makers: list[_Maker] = [
         *[_put] * 8, _put_many, _put_many, _batch, _batch, _batch, _incr, _incr, _swap,
@@ -51,7 +57,7 @@ def single_script(seed: int, length: int, *, reopen: bool = True, first: int = 0
     ]  # fmt: skip
     if reopen:
         makers.append(_reopen)
-    if seed % _FILLS_EVERY == 2:
+    if seed % _FILLS_EVERY == 2 if fills is None else fills:
         makers += [_fill] * 8
     level = choose.choice([None, None, *LEVELS])
     return [
