@@ -231,6 +231,7 @@ def conclude(
         last_scan is not None
         and last_scan.seal is not None
         and last_scan.seal.clean
+        and not last_scan.breaks  # a close that lost power: its seal landed, a mark before it not
         and verdict.last_lsn == kept[-1].runs[-1].last_lsn
         and not (verdict.torn or verdict.stopped or verdict.given_up)
     )

@@ -8,6 +8,7 @@ was written before it durable or fails; anything unsynced may be lost, reordered
 
 from __future__ import annotations
 
+import contextlib
 from typing import Literal, Protocol
 
 OpenMode = Literal["r", "rw", "create"]
@@ -70,3 +71,13 @@ class Disk(Protocol):
 
     def free_bytes(self, path: str) -> int:
         """Return the room left for unprivileged writers."""
+
+
+def let_go(file: DiskFile) -> None:
+    """Close a file; what close(2) says of it is of no account.
+
+    The descriptor is gone either way, and whatever has to be on disk was synced before: an
+    error here must not be told to the writer whose turn it happened to be.
+    """
+    with contextlib.suppress(OSError):
+        file.close()

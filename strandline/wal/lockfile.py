@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 from strandline.errors import ForeignStoreError, StoreLockedError
-from strandline.wal.disk import Disk, DiskFile
+from strandline.wal.disk import Disk, DiskFile, let_go
 from strandline.wal.runtime import Runtime
 
 LOCK_NAME: Final = "LOCK"
@@ -86,12 +86,12 @@ class WriterLock:
                     break
             raise _refusal(path, owner)
         except BaseException:
-            file.close()
+            let_go(file)
             raise
 
     def close(self) -> None:
         """Close the descriptor; the lock is free once no forked child has a copy of it."""
-        self._file.close()
+        let_go(self._file)
 
 
 def _open(disk: Disk, path: str) -> DiskFile:

@@ -32,7 +32,7 @@ from typing import Final
 
 from strandline.errors import DiskFullError, StoreFailedError, WriteOutcomeUnknownError
 from strandline.wal import format as fmt
-from strandline.wal.disk import DiskFile
+from strandline.wal.disk import DiskFile, let_go
 from strandline.wal.group import Group, Wake
 from strandline.wal.log_queues import NEVER, SYNC_EVERY_BYTES, LogSettings, Sink
 from strandline.wal.log_tail import OUT_OF_ROOM, LogTail, disk_full
@@ -84,7 +84,7 @@ class Log(LogTail):
         with self.append_lock:
             self.ended = True
             self.segments.close()
-            self.tail[0].file.close()
+            let_go(self.tail[0].file)
 
     def files(self) -> list[DiskFile]:
         """Return every open file, for a forked child to close."""

@@ -17,6 +17,7 @@ locks (any other descriptor of the same file that is closed drops them).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import functools
@@ -177,7 +178,8 @@ class RealDisk:
         try:
             _sync(fd, os.fsync)
         finally:
-            os.close(fd)
+            with contextlib.suppress(OSError):  # not taken for the sync's: that one succeeded
+                os.close(fd)
 
     def free_bytes(self, path: str) -> int:
         """Return the room left for unprivileged writers."""

@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 
 import xxhash
 
-from strandline.wal.disk import Disk, DiskFile
+from strandline.wal.disk import Disk, DiskFile, let_go
 from strandline.wal.format import (
     FRAME_HEADER_BYTES,
     SEGMENT_HEADER_BYTES,
@@ -155,7 +155,7 @@ class Segments:
                 return
             path = os.path.join(self._directory, segment_name(self._last_id + 1))
             if self._disk.kind(path) == "absent":
-                self._disk.open(path, "create").close()
+                let_go(self._disk.open(path, "create"))
             self._sync_names()
 
     def retire(self, segment: Segment, last_lsn: int, length: int) -> None:
@@ -178,7 +178,7 @@ class Segments:
         The `active` one stays open, though retired: turning away from it failed.
         """
         while self.retired and self.retired[0] is not active:
-            self.retired.popleft().file.close()
+            let_go(self.retired.popleft().file)
 
     def prepare(self) -> None:
         """Fill a spare segment and make it the next successor. Off the write path."""
@@ -193,11 +193,11 @@ class Segments:
             with self.lock:
                 if self.prepared:
                     self._disk.unlink(path)
-                    file.close()
+                    let_go(file)
                     return
                 self._adopt(path, file, self.segment_bytes)
         except BaseException:
-            file.close()
+            let_go(file)
             with contextlib.suppress(OSError):
                 self._disk.unlink(path)  # it would take the room that the disk lacks
             raise
@@ -236,7 +236,7 @@ class Segments:
             self._closed = True
         self.close_retired(None)
         for segment in tuple(self.prepared):
-            segment.file.close()
+            let_go(segment.file)
 
     def _refuse_names(self) -> None:
         """Raise where no name may be made any more."""
@@ -258,13 +258,13 @@ class Segments:
         file = self._disk.open(old.path, "rw")
         length = file.size()
         if length != self.segment_bytes:
-            file.close()
+            let_go(file)
             self._disk.unlink(old.path)
             return True
         try:
             self._adopt(old.path, file, length)
         except BaseException:
-            file.close()
+            let_go(file)
             raise
         return False
 
@@ -281,7 +281,7 @@ class Segments:
                 file.fdatasync()
             self._adopt(path, file, length)
         except BaseException:
-            file.close()  # the leftover is removed by the next attempt
+            let_go(file)  # the leftover is removed by the next attempt
             raise
 
     def _adopt(self, path: str, file: DiskFile, length: int) -> None:

@@ -30,7 +30,8 @@ def check_report(report: RecoveryReport, crash: Crash) -> None:
     """
     found = (report.damages or report.gaps) and crash.kind is CrashKind.PROCESS
     if found or report.given_up:
-        raise ViolationError(7, f"a crash is told as damage: {report.summary()}")
+        told = "; ".join(report.summary().splitlines())
+        raise ViolationError(7, f"a crash is told as damage: {told}")
 
 
 def check_lsns(db: Store, issued: int) -> None:
