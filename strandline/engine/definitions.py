@@ -16,7 +16,12 @@ from strandline.engine.engine import Engine
 from strandline.engine.layer import Layer
 from strandline.engine.operations import CLEAR, CREATE, DROP, encode_table_options, tag_of
 from strandline.engine.table_state import DEFAULT_TABLE_NAME, TableState
-from strandline.errors import InvalidRequestError, InvalidTypeError
+from strandline.errors import (
+    InvalidRequestError,
+    InvalidTypeError,
+    StoreFailedError,
+    WriteOutcomeUnknownError,
+)
 from strandline.wal.group import OPERATION_OVERHEAD
 
 MAX_NAME_BYTES = 200
@@ -167,7 +172,14 @@ class Definitions:
                 group.items += operation
                 # Published when the sync lands, by whoever gets that far.
                 group.sync += ((apply, b"", (lsn, None, None)),)
-                log.sync()
+                try:
+                    log.sync()
+                except StoreFailedError as error:
+                    # The store may have failed elsewhere behind this frame's write.
+                    raise WriteOutcomeUnknownError(
+                        f"{engine.path}: {log.failure}. The definition is there after a reopen or "
+                        "it is not. Close the store and open it anew"
+                    ) from error
                 return lsn
 
 

@@ -62,6 +62,38 @@ def test_definition_whose_sync_fails(tmp_path: Path, what: str) -> None:
         assert (what == "create") == bool(contents(there))
 
 
+@pytest.mark.parametrize("what", ["create", "drop", "clear"])
+def test_definition_while_the_store_fails_elsewhere(tmp_path: Path, what: str) -> None:
+    """Another thread meets a failure between a definition's write and its sync.
+
+    It raised StoreFailedError, which says that nothing was logged; it was, and was there after
+    a reopen. Found by the harness, where the sync of the log's directory failed in the thread
+    that prepares segments.
+    Guard: `_define` takes what stops its last sync for an unknown outcome.
+    """
+    calls: dict[str, Callable[[Store], object]] = {
+        "create": lambda db: db.table("new"),
+        "drop": lambda db: db.drop_table("old"),
+        "clear": lambda db: db.table("old").clear(),
+    }
+    with Rig(tmp_path) as rig:
+        db = rig.open()
+        db.table("old").put(b"k", b"v")
+
+        def hook(op: str, path: str) -> None:
+            if op == "pwrite":
+                db.engine.log.failure = OSError(errno.EIO, "elsewhere")
+
+        rig.disk.faults = hook
+        with pytest.raises(WriteOutcomeUnknownError, match="elsewhere"):
+            calls[what](db)
+        assert db.tables() == ["old"]
+        assert dict(db.table("old").scan()) == {b"k": b"v"}
+        after = rig.kill().open()
+        assert (what == "create") == ("new" in after.tables())
+        assert (what == "drop") != ("old" in after.tables())
+
+
 def test_writes_beside_a_drop(tmp_path: Path) -> None:
     """A write that comes while the drop is being synced waits, and is refused.
 

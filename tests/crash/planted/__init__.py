@@ -7,6 +7,7 @@
     identity       IDENTITY, epoch, LSNs, the lock, the creation of a store
     recovery       how a store is recovered
     checkpoint     what goes to LMDB, and when
+    snapshots      what a snapshot holds, and for how long
     tables         tables, batches, updates, the index, stored values
 
 Each is a switch that exists in these tests only. `tests.crash.gate` plants one after the
@@ -21,6 +22,7 @@ from tests.crash.planted import (  # importing them fills BUGS
     identity,
     recovery,
     segments,
+    snapshots,
     tables,
 )
 from tests.crash.planted.bug import BUGS, Bug
@@ -35,5 +37,6 @@ __all__ = [
     "identity",
     "recovery",
     "segments",
+    "snapshots",
     "tables",
 ]

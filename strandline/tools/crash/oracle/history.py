@@ -21,10 +21,20 @@ from strandline.tools.crash.layer import ViolationError
 from strandline.tools.crash.oracle.crash import Crash
 from strandline.tools.crash.script.model import Model
 from strandline.tools.crash.script.running import Script
-from strandline.tools.crash.script.steps import Get, Incr, Put, PutMany, Step, Sync, WriteBatch
+from strandline.tools.crash.script.steps import (
+    Get,
+    Incr,
+    Look,
+    Put,
+    PutMany,
+    Step,
+    Sync,
+    WriteBatch,
+)
 from strandline.tools.crash.script.told import DONE, OPENED, Account, Told
 
 Write = Put | PutMany | WriteBatch
+_CHANGES_NOTHING: Final = Get | Look | Sync
 
 
 class Name(NamedTuple):
@@ -57,6 +67,16 @@ class _Read:
     """How much had been told, for certain, when it began."""
 
 
+@dataclass(frozen=True)
+class Looked:
+    """A snapshot that was read to its end."""
+
+    name: Name
+    told: Told
+    began: int
+    """How much had been told, for certain, when it began."""
+
+
 @dataclass
 class History:
     """What is known of a run."""
@@ -66,10 +86,13 @@ class History:
     known: list[Known] = field(default_factory=list)
     counted: dict[bytes, dict[int, Name]] = field(default_factory=dict)
     under_way: dict[Name, Write] = field(default_factory=dict)
+    counted_by: list[tuple[int, bytes, int]] = field(default_factory=list)
+    """Of each `incr` its place among all that was told, its counter and its answer."""
     counting: Counter[bytes] = field(default_factory=Counter)
     """How many `incr`s of each counter were under way."""
     order: dict[int, list[tuple[Name, int | tuple[bytes, int]]]] = field(default_factory=dict)
     """Of each writer its writes as told: an LSN, or a counter and its answer."""
+    looked: list[Looked] = field(default_factory=list)
     required: dict[Name, str] = field(default_factory=dict)
     """What must be there, and why."""
     acknowledged: int = 0
@@ -103,14 +126,16 @@ def history_of(base: Model, scripts: Sequence[Script], account: Account, crash: 
         _take(history, name, step, told, place)
         if isinstance(step, Get) and not crash.is_late(told):
             reads.append(_Read(name, step.key, told, said_last.get(told.writer, -1)))
+        if isinstance(step, Look) and not crash.is_late(told):
+            history.looked.append(Looked(name, told, said_last.get(told.writer, -1)))
         said_last[told.writer] = place
-        if crash.respects(step, told) and not isinstance(step, Get | Sync):
+        if crash.respects(step, told) and not isinstance(step, _CHANGES_NOTHING):
             history.required[name] = f"writer {name.writer}, step {name.step}: it was acknowledged"
         if isinstance(step, Sync) and not crash.is_late(told):
             # It began after the last thing that its writer said, so it covers all before that.
             for covered in told_so_far[: seen_at_last.get(told.writer, 0)]:
                 history.required.setdefault(covered, "a later sync() covers it")
-        if not isinstance(step, Get | Sync):
+        if not isinstance(step, _CHANGES_NOTHING):
             told_so_far.append(name)
         seen_at_last[told.writer] = len(told_so_far)
     _note_under_way(history, scripts, done)
@@ -135,6 +160,7 @@ def _take(history: History, name: Name, step: Step, told: Told, place: int) -> N
                 f"to {name}: an incr was lost",
             )  # fmt: skip
         answers[told.answer] = name
+        history.counted_by.append((place, step.key, told.answer))
         order.append((name, (step.key, told.answer)))
         history.acknowledged += 1
 
@@ -212,12 +238,13 @@ def keys_of(scripts: Sequence[Script]) -> dict[str, set[bytes]]:
     keys: dict[str, set[bytes]] = {}
     for script in scripts:
         for step in script.values():
-            for name, key, _ in _items(step):
+            for name, key, _ in items_of(step):
                 keys.setdefault(name, set()).add(key)
     return keys
 
 
-def _items(step: Step) -> Iterator[tuple[str, bytes, bytes | None]]:
+def items_of(step: Step) -> Iterator[tuple[str, bytes, bytes | None]]:
+    """Yield what a step writes, a value of None where it deletes, by table and key."""
     match step:
         case Put():
             yield step.table, step.key, step.value
@@ -232,5 +259,5 @@ _ANY: Final = object()
 
 def _writes(step: Write, key: bytes, value: object = _ANY) -> bool:
     """Tell whether a write changes a key of the default table, in the end to a value."""
-    last = [each for name, changed, each in _items(step) if (name, changed) == ("", key)][-1:]
+    last = [each for name, changed, each in items_of(step) if (name, changed) == ("", key)][-1:]
     return bool(last) and (value is _ANY or last[0] == value)

@@ -27,6 +27,7 @@ from strandline.tools.crash.oracle.history import (
     keys_of,
     operations,
 )
+from strandline.tools.crash.oracle.looking import check_looks
 from strandline.tools.crash.oracle.reading import difference, read_whole
 from strandline.tools.crash.oracle.single import Verdict
 from strandline.tools.crash.script.many import COUNTERS
@@ -59,6 +60,7 @@ def judge_many(
         _check_nothing_new(base, found)
         return Verdict(Model(dict(found), base.lsn), 0, base.lsn)
     history = history_of(base, scripts, account, crash)
+    check_looks(base, history, crash)
     counters = found.get(COUNTERS, {})
     counts = _check_counters(history, base.tables.get(COUNTERS, {}), counters)
     cut = _cut(db.recovery_report.last_lsn, history)
@@ -91,6 +93,7 @@ def check_living_many(db: Store, base: Model, scripts: Sequence[Script], account
         ViolationError: a promise is broken.
     """
     history = history_of(base, scripts, account, Crash(CrashKind.PROCESS))
+    check_looks(base, history, Crash(CrashKind.PROCESS))
     assert not history.under_way, "a writer has not come to its end"
     assert not history.counting, "a writer has not come to its end"
     found = read_whole(db, keys_of(scripts))

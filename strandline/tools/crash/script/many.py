@@ -1,7 +1,8 @@
 """The scripts of several writers on one store: shared keys, shared counters, and reads.
 
 The verbs are those that answer an LSN, so that the order of what was acknowledged is known,
-and `incr` on a table of counters that nothing else touches, whose answers are an order.
+and `incr` on a table of counters that nothing else touches, whose answers are an order. Readers
+look at single keys, and at all of them in a snapshot that stays open while others write.
 """
 
 from __future__ import annotations
@@ -10,7 +11,16 @@ import random
 from typing import Final, NamedTuple
 
 from strandline.tools.crash.script.single import LEVELS, value_of
-from strandline.tools.crash.script.steps import Get, Incr, Put, PutMany, Step, Sync, WriteBatch
+from strandline.tools.crash.script.steps import (
+    Get,
+    Incr,
+    Look,
+    Put,
+    PutMany,
+    Step,
+    Sync,
+    WriteBatch,
+)
 
 COUNTERS: Final = "counters"
 OTHER: Final = "other"
@@ -20,6 +30,8 @@ _KEYS: Final = tuple(b"k%d" % number for number in range(6))
 _CONTENDED: Final = (3, 3, 6)
 """To how many keys the writers of a script keep."""
 _COUNTERS: Final = (b"c0", b"c1")
+_PAUSES: Final = (0.0, 0.0, 0.002, 0.02)
+"""For how many seconds a snapshot is held between its reads."""
 
 
 def scripts_of_many(seed: int, writers: int, length: int, *, first: int = 0) -> list[list[Step]]:
@@ -58,8 +70,10 @@ def _step(choose: random.Random, writer: int, number: int, shared: _Shared) -> S
         case 6:
             keys = choose.sample(shared.keys, 3)
             return PutMany(level, tuple((each, value[:400]) for each in keys))
-        case 7 | 8:
+        case 7:
             return Get(level, key)
+        case 8:
+            return Look(level, ("", OTHER, COUNTERS), choose.choice(_PAUSES))
         case 9 if choose.random() < 0.3:
             return Sync(level)
         case _:

@@ -11,11 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import xxhash
+
 from strandline import Durability, Store
 from strandline.engine.batch import Batch
 from strandline.tools.crash.script.model import UNLOGGED, Model
 
 SYNC, BUFFERED, ASYNC = Durability.SYNC, Durability.BUFFERED, Durability.ASYNC
+_SHORT = 16
 CODECS = {"json": "json"}
 """Of the tables that do not hold bytes."""
 
@@ -324,6 +327,46 @@ class Get(Step):
     def apply(self, model: Model) -> Any:
         """Look at the key."""
         return model.tables[""].get(self.key)
+
+
+def seen(value: bytes) -> bytes:
+    """Return a value as looks tell it: whole if it is short, else its digest."""
+    return value if len(value) <= _SHORT else xxhash.xxh3_64_digest(value)
+
+
+@dataclass(frozen=True)
+class Look(Step):
+    """A snapshot that is held open; answers its LSN, and twice what was seen in its tables.
+
+    Seen is a list of [table, key, `seen` value]: in the order of a scan with a pause before and
+    in it, and that of a scan backwards, turned round, after another one.
+    """
+
+    names: tuple[str, ...]
+    pause: float
+    """In seconds."""
+
+    def do(self, db: Store) -> Any:
+        """Take a snapshot, and let others go on while it is read."""
+        sleep = db.engine.runtime.sleep
+        with db.snapshot() as snapshot:
+            sleep(self.pause)
+            first: list[list[Any]] = []
+            for name in self.names:
+                for key, value in snapshot.table(name).scan():
+                    first.append([name, key, seen(value)])
+                    if len(first) == 1:
+                        sleep(self.pause)
+            sleep(self.pause)
+            second = [
+                [name, key, seen(value)]
+                for name in reversed(self.names)
+                for key, value in snapshot.table(name).scan(reverse=True)
+            ]
+            return [snapshot.lsn, first, second[::-1]]
+
+    def apply(self, model: Model) -> Any:
+        """Nothing changes; only the oracle of several writers knows what it must have seen."""
 
 
 @dataclass(frozen=True)
