@@ -182,7 +182,7 @@ class SimulatedErrors:
             shutil.rmtree(self._place, ignore_errors=True)
 
     def _open(self, rig: Rig, told: list[Told], injector: _Injector) -> Store | None:
-        runtime = HandRuntime(self._seed)
+        runtime = HandRuntime(self._seed, clock_jumps=True)
         try:
             db = rig.open(runtime=runtime)
         except (StrandlineError, OSError):

@@ -118,7 +118,7 @@ class ScriptRound:
         self._told.append(Told(DONE, 0, number, step.do(db)))
 
     def _open(self, rig: Rig) -> Store:
-        runtime = HandRuntime(self._seed, native_locks=self._native_locks)
+        runtime = HandRuntime(self._seed, native_locks=self._native_locks, clock_jumps=True)
         db = open_image(rig, runtime)
         runtime.while_asleep = lambda: _serve(rig)
         tell_opened(db, self._told.append)

@@ -32,6 +32,8 @@ _KEYS: Final = tuple(b"%02d" % number for number in range(12))
 _LENGTHS: Final = (0, 10, 10, 100, 100, 1000, 3000)
 _FILLED: Final = 6000
 """The length of values of which few fill a segment of 64 KiB."""
+_LARGE: Final = 70_000
+"""The length of a value that needs a segment of its own."""
 _FILLS_EVERY: Final = 4
 """How many scripts there are to one that goes through several segments: logs are sealed then,
 and files used again."""
@@ -58,7 +60,7 @@ def single_script(
     if reopen:
         makers.append(_reopen)
     if seed % _FILLS_EVERY == 2 if fills is None else fills:
-        makers += [_fill] * 8
+        makers += [*[_fill] * 7, _large]
     level = choose.choice([None, None, *LEVELS])
     return [
         choose.choice(makers)(choose, number, level or choose.choice(LEVELS))
@@ -104,6 +106,10 @@ def _put_many(choose: random.Random, number: int, level: Durability) -> Step:
 def _fill(choose: random.Random, number: int, level: Durability) -> Step:
     keys = choose.sample(_KEYS, 6)
     return PutMany(level, tuple((key, _filled(number, 0, _FILLED)) for key in keys))
+
+
+def _large(choose: random.Random, number: int, level: Durability) -> Step:
+    return Put(level, "", choose.choice(_KEYS), _filled(number, 0, 4096) * (_LARGE // 4096 + 1))
 
 
 def _batch(choose: random.Random, number: int, level: Durability) -> Step:

@@ -6,16 +6,41 @@ import queue
 import random
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from strandline.wal.runtime import Lock, Mailbox, OwnedLock, SystemRuntime, Worker
+
+_JUMPS: Final = 0.05
+"""How often a wall clock that jumps is set between two looks at it."""
+_YEAR_NS: Final = 365 * 86_400 * 10**9
+
+
+class WallClock:
+    """The time of day, which goes on with another clock, and may be set to any other time."""
+
+    def __init__(self, seed: int | str, *, jumps: bool) -> None:
+        self._choose = random.Random(f"wall/{seed}") if jumps else None
+        self._base = 1_700_000_000 * 10**9
+
+    def time_ns(self, now: float) -> int:
+        """Return nanoseconds since 1970, `now` seconds after it was set."""
+        choose = self._choose
+        if choose is not None and choose.random() < _JUMPS:
+            # A machine without a clock begins in 1970; a wrong year is soon typed.
+            self._base = choose.choice((0, self._base + 1, choose.randrange(100 * _YEAR_NS)))
+        return self._base + int(now * 1e9)
 
 
 class HandRuntime:
     """A runtime without threads of its own, with a clock and a random source from a seed."""
 
-    def __init__(self, seed: int = 0, *, native_locks: bool = False) -> None:
-        """`native_locks` takes the locks of a real process, and with them its short ways in C."""
+    def __init__(
+        self, seed: int = 0, *, native_locks: bool = False, clock_jumps: bool = False
+    ) -> None:
+        """`native_locks` takes the locks of a real process, and with them its short ways in C.
+
+        `clock_jumps` lets the wall clock be set now and then, to any time.
+        """
         self.now = 1000.0
         """What the clock says, in seconds; move it by hand."""
         self.while_asleep: Callable[[], object] | None = None
@@ -23,12 +48,13 @@ class HandRuntime:
         self._awaited = False
         self._native_locks = native_locks
         self._random = random.Random(seed)
+        self._wall = WallClock(seed, jumps=clock_jumps)
 
     def monotonic(self) -> float:
         return self.now
 
     def time_ns(self) -> int:
-        return int((1_700_000_000 + self.now) * 1e9)
+        return self._wall.time_ns(self.now)
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds

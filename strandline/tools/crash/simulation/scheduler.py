@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from strandline.tools.crash.layer import ViolationError
+from strandline.tools.crash.simulation.runtime import WallClock
 from strandline.wal.runtime import Lock, Mailbox, OwnedLock, Worker
 
 _TICK: Final = 1e-9
@@ -63,6 +64,7 @@ class Scheduler:
         self._choose = random.Random(f"scheduler/{seed}")
         self._eagerness = self._choose.choice((0.02, 0.1, 0.3, 0.7))
         self._random = random.Random(f"runtime/{seed}")
+        self._wall = WallClock(seed, jumps=True)
         self._current = Task(self, "main")
         self._tasks = [self._current]
         self._turns = 0
@@ -75,8 +77,8 @@ class Scheduler:
         return self.now
 
     def time_ns(self) -> int:
-        """Return a wall clock that goes with it."""
-        return int((1_700_000_000 + self.now) * 1e9)
+        """Return a wall clock that goes on with it, and is set now and then."""
+        return self._wall.time_ns(self.now)
 
     def sleep(self, seconds: float) -> None:
         """Let others run, and at least so much time pass."""
