@@ -218,3 +218,24 @@ def test_a_power_cut_may_leave_gaps_that_lose_nothing_and_a_kill_none(rig: Rig) 
     check_report(report, POWER)
     refuses(7, lambda: check_report(report, PROCESS))
     refuses(7, lambda: check_report(replace(report, gaps=(), given_up=((1, 2),)), POWER))
+
+
+def test_a_refused_step_that_was_not_told_leaves_its_lsn(rig: Rig) -> None:
+    """Where calls fail, a step under way can have been refused, its LSNs filled on disk.
+
+    A store that met a full disk once was told as one whose state is an LSN behind.
+    """
+    run = Run(rig, Put(SYNC, "", b"k", b"0:0:"), Put(SYNC, "", b"k", None), Incr(SYNC, "", b"c", 1))
+    db = rig.power_cut("none").open()
+    db.put(b"c", b"1")
+    lsn = db.recovery_report.last_lsn
+    run.told.pop()
+    account = Account.of(run.told)
+
+    def judge(*, refusable: bool) -> Verdict:
+        return judge_single(db, Model(), run.script, account, POWER, refusable=refusable)
+
+    assert judge(refusable=False).model.lsn == lsn
+    db.delete(b"c")
+    refuses(2, lambda: judge(refusable=False), f"the recovery says that LSN {lsn} is the last one")
+    assert judge(refusable=True).model.lsn == lsn - 1

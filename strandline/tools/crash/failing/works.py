@@ -203,7 +203,8 @@ def _judge(
     db = open_store(path, case.options)
     # A failed call can leave a frame half written, so that a kill is told like a power cut.
     check_report(db.recovery_report, Crash(CrashKind.POWER))
-    verdict = judge_single(db, Model(), case.script(), Account.of(told), Crash(kind))
+    account = Account.of(told)
+    verdict = judge_single(db, Model(), case.script(), account, Crash(kind), refusable=True)
     if choose.random() < _AGAIN:
         check_writable(db, verdict.issued)
     db.close(drain=False, timeout=_CLOSING)

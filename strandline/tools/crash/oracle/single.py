@@ -112,9 +112,11 @@ class _Prefixes:
             raise ViolationError(12, f"LSN {lsn + 1} would be issued again, after step {number}")
         self.model.lsn = self.issued = lsn
 
-    def reaches(self, index: int, lsn: int) -> bool:
+    def reaches(self, index: int, lsn: int, *, refusable: bool) -> bool:
         """Tell whether a state is that of an LSN; operations without effect can lie behind it."""
         following = self.all[index + 1].model.lsn if index + 1 < len(self.all) else lsn + 1
+        if refusable and self.certain is not None and index >= self.certain:
+            following += 1
         return self.all[index].model.lsn <= lsn < following
 
     def keys(self) -> dict[str, set[Any]]:
@@ -148,10 +150,19 @@ class Verdict:
     """No LSN up to here may be issued again."""
 
 
-def judge_single(db: Store, base: Model, script: Script, account: Account, crash: Crash) -> Verdict:
+def judge_single(
+    db: Store,
+    base: Model,
+    script: Script,
+    account: Account,
+    crash: Crash,
+    *,
+    refusable: bool = False,
+) -> Verdict:
     """Hold a recovered store against the script of a writer that was alone.
 
-    `base` is the store before the script began.
+    `base` is the store before the script began. `refusable` says that calls fail: of a step
+    under way the LSNs can be taken by operations without effect, as after it was refused.
 
     Raises:
         ViolationError: a promise is broken.
@@ -172,7 +183,9 @@ def judge_single(db: Store, base: Model, script: Script, account: Account, crash
         )  # fmt: skip
     # An unclean start skips LSNs; what was skipped counts as recovered by the next one.
     skipped = last_lsn > max(prefix.model.lsn for prefix in prefixes.all)
-    kept = next((n for n in equal if skipped or prefixes.reaches(n, last_lsn)), None)
+    kept = next(
+        (n for n in equal if skipped or prefixes.reaches(n, last_lsn, refusable=refusable)), None
+    )
     newest = max(equal) if kept is None or skipped else kept
     if newest < prefixes.least:
         raise ViolationError(
