@@ -52,9 +52,9 @@ def test_nothing_is_found_in_a_sound_store(place: Path) -> None:
 @pytest.mark.parametrize(
     ("bug", "seed", "invariants"),
     [
-        ("failed_sync_ignored", 0, {1, 8}),
-        pytest.param("failed_sync_retried", 0, {8}, marks=pytest.mark.slow),
-        pytest.param("full_disk_acknowledged", 52, {1, 2, 9}, marks=pytest.mark.slow),
+        ("failed_sync_ignored", 12, {1, 8}),
+        pytest.param("failed_sync_retried", 19, {8}, marks=pytest.mark.slow),
+        pytest.param("full_disk_acknowledged", 56, {1, 2, 9}, marks=pytest.mark.slow),
     ],
 )
 def test_a_planted_bug_is_found(
