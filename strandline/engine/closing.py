@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from strandline.engine.process_guard import unregister
 from strandline.engine.stats import FlushReport
-from strandline.errors import InvalidRequestError, StrandlineError
+from strandline.errors import InvalidRequestError, StrandlineError, WriteOutcomeUnknownError
 
 if TYPE_CHECKING:
     from strandline.engine.engine import Engine
@@ -43,8 +43,9 @@ def report(engine: Engine, before: int) -> FlushReport:
 def close(engine: Engine, *, drain: bool, timeout: float) -> FlushReport:
     """End the store; a second call does nothing.
 
-    Whatever could not be flushed stays in the log. The first error on the way is
-    raised once everything has been let go of.
+    Whatever could not be flushed stays in the log. The first error on the way is raised once
+    everything has been let go of; after a failure of the log, whenever that was, that something
+    acknowledged may not be on disk, unless its writers were told so.
     """
     if engine.closed_fully:
         return FlushReport(0, 0, 0)
@@ -73,8 +74,16 @@ def close(engine: Engine, *, drain: bool, timeout: float) -> FlushReport:
         engine.lock.close()
         engine.closed_fully = True
         unregister(engine)
-    if failed is not None and engine.log.failure is None:
-        raise failed
+    log = engine.log
+    if log.failure is None:
+        if failed is not None:
+            raise failed
+    elif log.in_doubt:
+        raise WriteOutcomeUnknownError(
+            f"{engine.path}: the log has failed ({log.failure}), and the last {log.in_doubt:,} "
+            "operations that were acknowledged before it was synced may not be on disk. Open the "
+            "store anew: it holds all up to one of them"
+        ) from failed
     return result
 
 

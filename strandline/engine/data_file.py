@@ -20,6 +20,7 @@ closer and not yet a finding.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import functools
@@ -168,7 +169,8 @@ def reserve(path: str, offset: int, room: int) -> None:
                 os.ftruncate(descriptor, os.fstat(descriptor).st_size)
                 raise OSError(code, os.strerror(code), path)
     finally:
-        os.close(descriptor)
+        with contextlib.suppress(OSError):  # it wrote nothing
+            os.close(descriptor)
 
 
 @functools.cache

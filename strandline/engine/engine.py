@@ -35,6 +35,7 @@ from strandline.engine.table_state import (
 )
 from strandline.errors import StoreClosedError, StoreFailedError
 from strandline.options import Options
+from strandline.wal.disk import let_go
 from strandline.wal.lockfile import WriterLock
 from strandline.wal.log import Log
 from strandline.wal.log_threads import LogThreads
@@ -169,7 +170,7 @@ class Engine:
             state.view = dead
         self.lock.close()
         for file in self.log.files():
-            file.close()
+            let_go(file)
         self.backing.forget_after_fork()
 
     def release_views(self) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from strandline.wal.disk import Disk
+from strandline.wal.disk import Disk, let_go
 
 RESERVE_NAME: Final = "reserve"
 
@@ -37,7 +37,7 @@ class DiskReserve:
             try:
                 return file.size()
             finally:
-                file.close()
+                let_go(file)
         except OSError:
             return 0
 
@@ -70,4 +70,4 @@ class DiskReserve:
         try:
             file.allocate(self._length)
         finally:
-            file.close()
+            let_go(file)

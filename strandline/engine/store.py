@@ -17,6 +17,7 @@ from strandline.engine.table import Table
 from strandline.engine.table_state import DEFAULT_TABLE_ID
 from strandline.engine.validation import check_level
 from strandline.engine.write_path import WritePath
+from strandline.errors import StoreFailedError, WriteOutcomeUnknownError
 from strandline.options import Durability
 
 if TYPE_CHECKING:
@@ -140,6 +141,11 @@ class Store(Table[bytes, bytes]):
 
         What could not be flushed within `timeout` seconds stays in the log, is replayed
         at the next start, and is reported. A second call does nothing.
+
+        Raises:
+            WriteOutcomeUnknownError: a sync or write failed, now or earlier, and something that
+                was acknowledged with less than SYNC may not be on disk.
+            StrandlineError, OSError: the log could not be ended; all that was written is kept.
         """
         refuse_inside(self.engine)
         return close(self.engine, drain=drain, timeout=timeout)
@@ -155,7 +161,12 @@ class Store(Table[bytes, bytes]):
         trace: TracebackType | None,
     ) -> None:
         """Close it, after an exception too."""
-        self.close()
+        try:
+            self.close()
+        except WriteOutcomeUnknownError:
+            # Whoever is being told of the failure is not told of something else instead.
+            if not isinstance(error, WriteOutcomeUnknownError | StoreFailedError):
+                raise
 
     def __del__(self) -> None:
         """Warn about a store that was not closed, and leave the closing to its threads."""

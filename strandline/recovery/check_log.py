@@ -38,7 +38,7 @@ from strandline.recovery.report import RecoveryProgress, TornTail
 from strandline.recovery.segment_scan import SegmentScan, scan_segment
 from strandline.recovery.survey import Survey, conclude, list_segments, scan_log
 from strandline.wal.damage import GAPS, Damage
-from strandline.wal.disk import Disk
+from strandline.wal.disk import Disk, let_go
 from strandline.wal.format import SEGMENT_HEADER_BYTES, SegmentHeader, segment_id_of
 from strandline.wal.reader import read_segment_header
 
@@ -71,7 +71,7 @@ def first_header(disk: Disk, log_dir: str) -> SegmentHeader | None:
         try:
             header = read_segment_header(file)
         finally:
-            file.close()
+            let_go(file)
         if header is not None:
             return header
     return None
@@ -144,7 +144,7 @@ def _header_of(disk: Disk, path: str) -> SegmentHeader | None:
     try:
         return read_segment_header(file)
     finally:
-        file.close()
+        let_go(file)
 
 
 class _Look:

@@ -42,7 +42,7 @@ from strandline.recovery.report import RecoveryReport
 from strandline.recovery.survey import Survey, survey
 from strandline.recovery.tail import Settlement, ended_cleanly, settle, sweep_damaged
 from strandline.recovery.verdict import GIVING_UP
-from strandline.wal.disk import Disk
+from strandline.wal.disk import Disk, let_go
 from strandline.wal.format import segment_id_of, segment_name
 from strandline.wal.identity import (
     IDENTITY_NAME,
@@ -180,11 +180,13 @@ class _Opening:
             self._engine.stop_threads(1.0)
         if self._log is not None:
             for file in self._log.files():
-                file.close()
-        if self._backing is not None:
-            self._backing.close()
-        if self._lock is not None:
-            self._lock.close()
+                let_go(file)
+        try:
+            if self._backing is not None:
+                self._backing.close()
+        finally:
+            if self._lock is not None:
+                self._lock.close()
 
     def _identity(self) -> Identity:
         disk, directory = self._disk, self._directory
@@ -221,7 +223,7 @@ class _Opening:
             disk.mkdir(self._log_dir)
         if not names:
             # From here on there always is a segment, so that none at all is a gap.
-            disk.open(first, "create").close()
+            let_go(disk.open(first, "create"))
         disk.sync_directory(self._log_dir)
         disk.sync_directory(directory)
         write_identity(disk, directory, identity)
@@ -329,7 +331,7 @@ def _is_empty(disk: Disk, path: str) -> bool:
     try:
         return file.size() == 0
     finally:
-        file.close()
+        let_go(file)
 
 
 def _absolute(path: Any) -> str:

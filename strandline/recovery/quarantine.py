@@ -25,7 +25,7 @@ from typing import Final
 
 from strandline.errors import DiskFullError, InvalidRequestError
 from strandline.recovery.aside import Aside
-from strandline.wal.disk import Disk, DiskFile
+from strandline.wal.disk import Disk, DiskFile, let_go
 from strandline.wal.format import SEGMENT_SUFFIX
 from strandline.wal.reader import read_fully
 from strandline.wal.runtime import Runtime
@@ -90,7 +90,7 @@ class Quarantine:
                 copy_bytes(source, aside.offset, aside.end, copy, 0)
                 copy.fdatasync()
             finally:
-                copy.close()
+                let_go(copy)
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._disk.unlink(partial)
@@ -103,7 +103,7 @@ class Quarantine:
                 ) from error
             raise
         finally:
-            source.close()
+            let_go(source)
         self._disk.rename(partial, target)
         self._disk.sync_directory(self.path)
         return target
@@ -139,7 +139,7 @@ class Quarantine:
         try:
             return file.size()
         finally:
-            file.close()
+            let_go(file)
 
     def _make_directory(self) -> None:
         if self._disk.kind(self.path) == "absent":
@@ -186,9 +186,9 @@ class Quarantine:
                         return False
                 return True
             finally:
-                copy.close()
+                let_go(copy)
         finally:
-            source.close()
+            let_go(source)
 
 
 def copy_bytes(source: DiskFile, start: int, end: int, target: DiskFile, at: int) -> None:

@@ -20,7 +20,7 @@ import xxhash
 from strandline.errors import DiskFullError, LogCorruptionError
 from strandline.recovery.quarantine import write_fully
 from strandline.recovery.segment_scan import Run, SegmentScan, scan_segment
-from strandline.wal.disk import Disk, DiskFile
+from strandline.wal.disk import Disk, DiskFile, let_go
 from strandline.wal.format import (
     SEGMENT_HEADER_BYTES,
     TYPE_SEAL,
@@ -66,7 +66,7 @@ def rewrite(disk: Disk, log_dir: str, new: NewSegment, source_path: str | None) 
         seal = _write(disk, new_path, new, pieces)
     finally:
         if source is not None:
-            source.close()
+            let_go(source)
     scan = _read_back(disk, new_path, new, seal)
     disk.rename(new_path, path)
     disk.sync_directory(log_dir)
@@ -88,7 +88,7 @@ def _write(disk: Disk, path: str, new: NewSegment, pieces: Iterable[bytes]) -> S
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        file.close()
+        let_go(file)
         disk.unlink(path)
         raise DiskFullError(
             f"{path}: no room to write the log's last segment anew ({error.strerror}); nothing "
@@ -96,7 +96,7 @@ def _write(disk: Disk, path: str, new: NewSegment, pieces: Iterable[bytes]) -> S
             error.errno,
         ) from error
     finally:
-        file.close()
+        let_go(file)
     return seal
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from strandline.wal.checksum import CHECKSUM_CRC32C
 from strandline.wal.damage import Damage, DamageKind
-from strandline.wal.disk import Disk, DiskFile
+from strandline.wal.disk import Disk, DiskFile, let_go
 from strandline.wal.format import (
     ALIGNMENT,
     FORMAT_VERSION,
@@ -158,7 +158,7 @@ def scan_segment(
         scan.size = file.size()
         _scan_file(scan, file, uuid, next_lsn, end, on_progress)
     finally:
-        file.close()
+        let_go(file)
     return scan
 
 

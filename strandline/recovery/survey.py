@@ -27,7 +27,7 @@ from strandline.recovery.report import RecoveryProgress, TornTail
 from strandline.recovery.segment_scan import SegmentScan, scan_segment
 from strandline.recovery.verdict import GIVING_UP, Kept, Verdict, judge
 from strandline.wal.damage import GAPS, Damage
-from strandline.wal.disk import Disk
+from strandline.wal.disk import Disk, let_go
 from strandline.wal.format import segment_id_of, segment_name
 from strandline.wal.reader import Batch, SegmentReader
 
@@ -271,7 +271,7 @@ def _size(disk: Disk, path: str) -> int:
     try:
         return file.size()
     finally:
-        file.close()
+        let_go(file)
 
 
 def _epoch(scan: SegmentScan) -> int:
@@ -333,4 +333,4 @@ def _data_frames(disk: Disk, kept: Kept, after_lsn: int) -> Iterator[tuple[int, 
                     "disk and its logs, then open the store again"
                 )
     finally:
-        file.close()
+        let_go(file)

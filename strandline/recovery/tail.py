@@ -28,19 +28,19 @@ from typing import Final
 
 from strandline.errors import DiskFullError
 from strandline.recovery.aside import Aside
-from strandline.recovery.quarantine import Quarantine
+from strandline.recovery.quarantine import Quarantine, write_fully
 from strandline.recovery.report import TornTail
 from strandline.recovery.rewrite import NewSegment, remove_leftovers, rewrite
 from strandline.recovery.survey import Survey
-from strandline.recovery.verdict import Kept
-from strandline.wal.disk import Disk
+from strandline.recovery.verdict import SYNC_MARK_BYTES, Kept
+from strandline.wal.disk import Disk, let_go
 from strandline.wal.format import (
     SEGMENT_HEADER_BYTES,
     SegmentHeader,
     segment_id_of,
     segment_name,
 )
-from strandline.wal.reader import read_segment_header, stamp_of
+from strandline.wal.reader import read_fully, read_segment_header, stamp_of
 from strandline.wal.resync import find_last_seal
 from strandline.wal.runtime import Runtime
 from strandline.wal.segments import SealedSegment
@@ -116,14 +116,18 @@ def _sync_last(survey: Survey) -> None:
     """Sync a seal that its writer may have been killed before it had synced.
 
     A segment is followed only when its seal is on disk. What lies before the seal is: an
-    orderly close syncs its frames first, so that nothing depends on pages that an earlier
-    error could have lost.
+    orderly close syncs its frames first. The seal itself, and a mark that may stand before it,
+    are written once more: after an error the kernel can take their pages for clean.
     """
-    file = survey.disk.open(survey.segments[-1].scan.path, "rw")
+    scan = survey.segments[-1].scan
+    assert scan.seal is not None, "an orderly end has one"
+    start = max(SEGMENT_HEADER_BYTES, scan.seal.offset - SYNC_MARK_BYTES)
+    file = survey.disk.open(scan.path, "rw")
     try:
+        write_fully(file, read_fully(file, scan.seal.end - start, start), start)
         file.fdatasync()
     finally:
-        file.close()
+        let_go(file)
 
 
 def sweep_damaged(survey: Survey, settlement: Settlement) -> None:
@@ -156,7 +160,7 @@ def ended_cleanly(disk: Disk, log_dir: str, uuid: bytes) -> bool:
                 seal = find_last_seal(file, stamp_of(header))
                 return header.uuid == uuid and seal is not None and seal.clean
         finally:
-            file.close()
+            let_go(file)
     return False
 
 
@@ -199,7 +203,7 @@ def _make_name(disk: Disk, log_dir: str, segment_id: int) -> None:
     """See to it that a segment's name is there, durably; the file may be empty."""
     path = os.path.join(log_dir, segment_name(segment_id))
     if disk.kind(path) == "absent":
-        disk.open(path, "create").close()
+        let_go(disk.open(path, "create"))
     disk.sync_directory(log_dir)
 
 

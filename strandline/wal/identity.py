@@ -29,7 +29,7 @@ from typing import Final, NamedTuple, NoReturn
 
 from strandline.errors import ForeignStoreError, StoreCorruptionError
 from strandline.wal.checksum import crc32c
-from strandline.wal.disk import Disk
+from strandline.wal.disk import Disk, let_go
 from strandline.wal.format import FORMAT_VERSION
 
 IDENTITY_NAME: Final = "IDENTITY"
@@ -78,7 +78,7 @@ def read_identity(disk: Disk, directory: str) -> Identity:
     try:
         block = file.pread(MAX_IDENTITY_BYTES + 1, 0)
     finally:
-        file.close()
+        let_go(file)
     return decode_identity(block, path)
 
 
@@ -160,7 +160,7 @@ def _write_new(disk: Disk, path: str, block: bytes) -> None:
         file.fdatasync()
         found = file.pread(len(block) + 1, 0)
     finally:
-        file.close()
+        let_go(file)
     if found != block:
         pairs = zip(block, found, strict=False)
         shared = min(len(block), len(found))

@@ -82,6 +82,8 @@ class Log(LogTail):
 
     def _let_go(self) -> None:
         with self.append_lock:
+            if self.failure is not None and not self._told:
+                self._tell_all(f"{self.tail[0].path}: {self.failure}")
             self.ended = True
             self.segments.close()
             let_go(self.tail[0].file)

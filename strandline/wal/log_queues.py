@@ -104,6 +104,7 @@ class LogQueues:
         self._one_sync = runtime.owned_lock()
         self._one_raising = runtime.owned_lock()
         self.stats = LogStats()
+        segments.on_failure = self._note_failure
         self.log_interval = settings.log_interval
         self.sync_interval = settings.sync_interval
 
@@ -129,6 +130,8 @@ class LogQueues:
         self.claimed_lsn = 0
         """The highest synced LSN that a frame on disk speaks of."""
         self.failure: BaseException | None = None
+        self.in_doubt = 0
+        """How many acknowledged operations were not known to be on disk when the log failed."""
         self.full: OSError | None = None
         """Set while the file system has no room for the log."""
 
@@ -238,11 +241,14 @@ class LogQueues:
     def _tell_all(self, what: str) -> None:
         """Let everybody in the queues know that the log has failed."""
         with self.mutex:
+            if not self._told:
+                self.in_doubt = self.next_lsn() - 1 - self.synced_lsn
             for group in (*self.unsynced, *self.closed, self.group):
                 if not group.done:
                     group.error = lambda: self._unknown(what)
-                    self.sink.withdraw(group.sync)
-                    self.sink.withdraw(group.buffered)
+                    # Their writers hear of it.
+                    for queued in (group.sync, group.buffered):
+                        self.in_doubt -= sum(1 for _ in self.sink.withdraw(queued))
                     group.sync, group.buffered = [], []
                     group.done = True
                 group.wake_all()
@@ -269,9 +275,13 @@ class LogQueues:
 
     def fail(self, error: BaseException, what: str) -> None:
         """End the log's life because of what happened elsewhere, in the database say."""
+        self._note_failure(error)
+        self._tell_all(what)
+
+    def _note_failure(self, error: BaseException) -> None:
+        """Let nothing be acknowledged from here on; whoever met it goes on to tell all."""
         if self.failure is None:
             self.failure = error
-        self._tell_all(what)
 
     def refuse_reentry(self) -> None:
         """Refuse what a signal handler or finalizer asks of the thread that it interrupted.

@@ -199,10 +199,9 @@ class LogTail(LogQueues):
                 if offset + need + FRAME_SLACK > segment.usable:
                     self.segments.successor(need + FRAME_SLACK)
             except OSError as error:
-                unsynced = self.segments.unsynced is not None
-                if error.errno in OUT_OF_ROOM and not unsynced:
+                if error.errno in OUT_OF_ROOM and self.failure is None:
                     raise disk_full(error, segment.path) from error
-                if error.errno == errno.EIO or unsynced:
+                if error.errno == errno.EIO or self.failure is not None:
                     self.fail(error, f"{segment.path}: making room behind it failed: {error}")
                     self._check()
                 raise
@@ -232,7 +231,7 @@ class LogTail(LogQueues):
         """Refuse what is queued for want of room, or fail for good."""
         if error.errno is None:
             raise error  # no system call's: a signal handler raised it, and the disk is sound
-        if error.errno not in OUT_OF_ROOM or self.segments.unsynced is not None:
+        if error.errno not in OUT_OF_ROOM or self.failure is not None:
             self.failure = self.failure or error
             self._fail(f"{self.tail[0].path}: write at {self.tail[1]} failed: {error}")
         self.full = error

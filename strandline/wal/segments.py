@@ -19,6 +19,7 @@ import contextlib
 import errno
 import os
 from collections import deque
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import xxhash
@@ -45,6 +46,7 @@ and every later write to a larger folio costs more (measured on ext4: 0.9 us for
 zeros written 64 KiB at a time, 2.1 us over those written 1 MiB at a time)."""
 _RECYCLED_AT_MOST: Final = 4
 _READ_BYTES: Final = 1 << 20
+_OF_OPENING: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class SealedSegment(NamedTuple):
@@ -120,6 +122,8 @@ class Segments:
         self.segment_bytes = segment_bytes
         self.unsynced: OSError | None = None
         """The error of the one sync of the directory that failed."""
+        self.on_failure: Callable[[OSError], None] = _nobody
+        """Told of it at once, under the lock: it may store something and take no lock."""
         self._disk = disk
         self._directory = directory
         self._last_id = last_id
@@ -251,17 +255,21 @@ class Segments:
         try:
             self._disk.sync_directory(self._directory)
         except OSError as error:
-            self.unsynced = error
+            # One without a number is a signal handler's. The others that are passed over are
+            # of the directory's opening: nothing was synced, and nothing has failed to be.
+            if error.errno is not None and error.errno not in _OF_OPENING:
+                self.unsynced = error
+                self.on_failure(error)
             raise
 
     def _recycle(self, old: SealedSegment) -> bool:
         file = self._disk.open(old.path, "rw")
-        length = file.size()
-        if length != self.segment_bytes:
-            let_go(file)
-            self._disk.unlink(old.path)
-            return True
         try:
+            length = file.size()
+            if length != self.segment_bytes:
+                let_go(file)
+                self._disk.unlink(old.path)
+                return True
             self._adopt(old.path, file, length)
         except BaseException:
             let_go(file)
@@ -294,6 +302,10 @@ class Segments:
         segment = Segment(self._last_id + 1, target, file, length)
         self.prepared += (segment,)  # no interrupt can strike between these two
         self._last_id = segment.id
+
+
+def _nobody(_error: OSError) -> None:
+    """Nobody is to be told."""
 
 
 def _fill(file: DiskFile, length: int) -> None:

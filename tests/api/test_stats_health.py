@@ -238,6 +238,8 @@ def test_failed(tmp_path: Path, code: int) -> None:
     assert {b"k": b"v", b"weak": b"1"} == dict(db)
     with db.snapshot() as snapshot:
         assert snapshot[b"k"] == b"v"
+    with pytest.raises(WriteOutcomeUnknownError, match="the last 1 operations"):
+        db.close()
     db.close()
     with open_small(tmp_path / "s") as again:
         assert again[b"k"] == b"v"

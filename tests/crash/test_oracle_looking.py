@@ -129,3 +129,54 @@ def test_what_is_told_after_the_cut_is_no_promise(team: Team) -> None:
     """A kernel that has lost its disk may still let a snapshot be read."""
     team.told[-1] = Told(DONE, 0, team.told[-1].step, [0, [["", b"?", b"?"]], []], at=1.0)
     team.judge(team.power_cut(), POWER)
+
+
+def test_a_key_comes_once_and_in_its_place(team: Team) -> None:
+    """A scan out of order, and one with a key twice, are told."""
+    lsn, first, _ = team.told[-1].answer
+    for wrong in ([first[1], first[0], *first[2:]], [first[0], *first]):
+        _tell(team, lsn, wrong)
+        refuses(2, lambda: _living(team), "out of order")
+
+
+def test_of_a_write_under_way_all_is_shown_or_nothing(team: Team) -> None:
+    """A batch whose other half is missing, unless somebody wrote over it."""
+    lsn, first, _ = team.told[-1].answer
+    batch = WriteBatch(ASYNC, (("", b"k", value(1, 1)), (OTHER, b"x", value(1, 1))))
+    team.begin(1, batch)
+    half = [["", b"k", value(1, 1)], *first[1:]]
+    _tell(team, lsn + 2, half)
+    refuses(2, lambda: team.judge(team.power_cut()), "shows a part of writer 1, step 1")
+    _tell(team, lsn + 2, [*half[:2], [OTHER, b"x", value(1, 1)], first[3]])
+    team.judge(team.power_cut())
+
+
+def test_a_count_that_was_shown_stays(team: Team) -> None:
+    """Of a SYNC incr that was under way; a weaker one may be lost."""
+    lsn, first, _ = team.told[-1].answer
+    _tell(team, lsn + 1, [*first[:3], [COUNTERS, b"c0", b"2"]])
+    for level in (SYNC, ASYNC):
+        team.scripts[1][1] = Incr(level, COUNTERS, b"c0")
+        if level is SYNC:
+            refuses(1, lambda: team.judge(team.power_cut()), "below 2, which the snapshot")
+        else:
+            team.judge(team.power_cut())
+
+
+def test_a_write_that_was_told_late_was_shown_in_time(team: Team) -> None:
+    """It was acknowledged after the cut, and a snapshot before the cut held it."""
+    lsn, first, _ = team.told[-1].answer
+    look = team.told.pop()._replace(at=1.0)
+    team.begin(1, Put(SYNC, "", b"late", value(1, 1)))
+    team.told.append(Told(DONE, 1, 1, lsn + 1, at=3.0))
+    shown = [first[0], ["", b"late", value(1, 1)], *first[1:]]
+    team.told.append(look._replace(answer=[lsn + 1, shown, shown]))
+    refuses(1, lambda: team.judge(team.power_cut(), Crash(CrashKind.POWER, at=2.0)), "showed it")
+
+
+def test_without_a_crash_everything_is_looked_at(team: Team) -> None:
+    """Whatever the clock says: a look that was told at any time is held against the writes."""
+    lsn, first, _ = team.told[-1].answer
+    _tell(team, lsn, first[1:])
+    team.told[-1] = team.told[-1]._replace(at=1000.0)
+    refuses(2, lambda: _living(team), "does not hold")

@@ -90,9 +90,12 @@ def test_a_sealed_segment_is_written_anew_unless_it_was_closed_in_order() -> Non
     log = sample()
     log.seal(clean=True)
     disk = log.on_disk()
+    before = disk.content(log.path(3))
     disk.operations.clear()
     settlement = mend(look(disk))
-    assert not [op for op in disk.operations if op.op in ("pwrite", "rename", "unlink")]
+    changes = [op for op in disk.operations if op.op in ("pwrite", "rename", "unlink")]
+    assert [op.op for op in changes] == ["pwrite"], "the seal, as it was"
+    assert disk.content(log.path(3)) == before
     assert settlement.sealed[-1].length == log.active.frames[-1].end
 
 

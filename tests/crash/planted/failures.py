@@ -15,6 +15,7 @@ from strandline.wal import log_tail, reader, resync
 from strandline.wal.disk import DiskFile
 from strandline.wal.format import aligned
 from strandline.wal.group import Group
+from strandline.wal.log_queues import LogQueues
 from strandline.wal.log_tail import OUT_OF_ROOM, LogTail
 from strandline.wal.segments import Segments
 from tests.crash.planted.bug import Planting, bug
@@ -65,6 +66,21 @@ def failed_sync_of_names_retried(planting: Planting) -> None:
         self._disk.sync_directory(self._directory)
 
     planting.replace(Segments, "_sync_names", sync_names)
+
+
+@bug(breaks=1)
+def close_lets_a_failure_pass(planting: Planting) -> None:
+    """A close says nothing of a sync that fails in it, or failed before it.
+
+    The log has failed, and whoever wrote was told, one thinks: not those who did not wait.
+    """
+    tell_all = LogQueues._tell_all
+
+    def told(self: LogQueues, what: str) -> None:
+        tell_all(self, what)
+        self.in_doubt = 0
+
+    planting.replace(LogQueues, "_tell_all", told)
 
 
 @bug(breaks=8)

@@ -31,7 +31,7 @@ from strandline.tools.crash.script.model import Model
 from strandline.tools.crash.script.running import Script, attempt, kept_steps, tell_opened
 from strandline.tools.crash.script.settings import settings_of
 from strandline.tools.crash.script.single import single_script
-from strandline.tools.crash.script.steps import Flush, Sync
+from strandline.tools.crash.script.steps import Flush, Reopen, Sync
 from strandline.tools.crash.script.told import DONE, Account, Told
 from strandline.tools.crash.simulation.faults import Fault
 from strandline.tools.crash.simulation.nested import open_image
@@ -52,6 +52,10 @@ _CRASHES: Final = 2
 """Behind how many steps, from the one that failed on, the power is cut before the end."""
 _RECOVERIES: Final = 0.5
 """How often a call fails in the recovery from a crash too."""
+_CLOSE: Final = STEPS - 2
+"""The number of the step that closes, in the runs that do."""
+_CLOSES: Final = 0.3
+"""How often a run ends with a close, and does not look whether writes go on."""
 _AFTERWARDS: Final = 0.2
 """How often the power is cut once more when that was recovered from."""
 _CALLS: Final = 80
@@ -82,6 +86,8 @@ class _Injector:
         """Operation and path of every call that failed."""
         self.synced_again: str | None = None
         """A file whose sync was tried again after it had failed."""
+        self.log_sync_failed = False
+        """Whether a sync of a segment, or of the directory of them, failed."""
         self.of_full_disk = failure is not None and failure.error in FULL
         self._failure = failure
         self._lost: set[str] = set()
@@ -101,8 +107,11 @@ class _Injector:
             if code == "short" or len(self.failed) == 1:
                 return ("short", 5)
             code = errno.ENOSPC
-        if op == "fdatasync" or (op == "sync_directory" and path.endswith(_NAMES)):
+        # A directory is opened to be synced: where there is no descriptor, no sync has failed.
+        of_names = path.endswith(_NAMES) and code != errno.EMFILE
+        if op == "fdatasync" or (op == "sync_directory" and of_names):
             self._lost.add(path)
+            self.log_sync_failed |= path.endswith((".wal", _NAMES))
         return OSError(code, os.strerror(code), path)
 
     def _strikes(self, failure: _Failure, op: str, path: str) -> bool:
@@ -128,7 +137,11 @@ class SimulatedErrors:
     def __init__(self, place: Path, seed: int, kept: frozenset[int] | None) -> None:
         self._place = place
         self._seed, self._slice = divmod(seed, SLICES)
-        self._script: Script = kept_steps(script_of(self._seed), kept)
+        self._whole: Script = kept_steps(script_of(self._seed), kept)
+        # Or a close takes the place of the steps that put everything where it belongs.
+        self._closing: Script = {n: step for n, step in self._whole.items() if n < _CLOSE}
+        self._closing[_CLOSE] = Reopen(Durability.SYNC, drain=self._seed % 2 == 0)
+        self._script = self._whole
         self._options: dict[str, Any] = {
             **settings_of(self._seed),
             "max_dirty_bytes": 1 << 20,
@@ -169,13 +182,18 @@ class SimulatedErrors:
     def _attempt(self, injector: _Injector) -> None:
         """Run the script with one fault, then crash it in several ways."""
         told: list[Told] = []
+        closes = self._tally.cases and self._closes()
+        self._script = self._closing if closes else self._whole
         try:
             with Rig(self._place, **self._options) as rig:
                 rig.disk.faults = injector
                 db = self._open(rig, told, injector)
                 if db is not None:
                     self._take_steps(rig, db, told, injector)
-                    self._check_life(rig, db, injector)
+                    if closes:
+                        self._close(db, told, injector)
+                    else:
+                        self._check_life(rig, db, injector)
                 rig.disk.faults = None
                 self._crash(rig, told)
         finally:
@@ -199,6 +217,8 @@ class SimulatedErrors:
         sync_failed = False
         crashes = 0
         for number, step in self._script.items():
+            if isinstance(step, Reopen):
+                break
             behind = random.Random(f"behind/{self._seed}/{number}")
             try:
                 error = attempt(db, number, step, told.append)
@@ -211,15 +231,32 @@ class SimulatedErrors:
                 )
             if error is not None:
                 self._check_error(db, error, injector, told)
-            sync_failed = sync_failed or _log_sync_failed(injector)
+            sync_failed = sync_failed or injector.log_sync_failed
             _background(rig, behind)
             if injector.failed and crashes < _CRASHES:
                 # Also now: later steps, a flush above all, make good what is lost of the log.
                 crashes += 1
                 self._crash(rig, told)
-            sync_failed = sync_failed or _log_sync_failed(injector)
+            sync_failed = sync_failed or injector.log_sync_failed
         if injector.synced_again is not None:
             raise ViolationError(8, f"{_short(injector.synced_again)}: a failed sync was repeated")
+
+    def _closes(self) -> bool:
+        """Tell whether this run ends with a close."""
+        return random.Random(f"{self._seed}/{self._tally.cases}/closes").random() < _CLOSES
+
+    def _close(self, db: Store, told: list[Told], injector: _Injector) -> None:
+        """Close while calls fail; when it is quiet, all that was acknowledged is on disk."""
+        step = self._script[_CLOSE]
+        try:
+            step.do(db)
+        except (StrandlineError, OSError) as error:
+            if not injector.failed:
+                raise ViolationError(9, f"nothing failed, and a close raised {error!r}") from error
+            return
+        except Exception as error:
+            raise _unexpected(error, "a close") from error
+        told.append(Told(DONE, 0, _CLOSE, None))
 
     def _check_error(
         self, db: Store, error: BaseException, injector: _Injector, told: list[Told]
@@ -325,10 +362,6 @@ def _serve(rig: Rig) -> None:
     engine = rig.store.engine
     if engine.checkpointer.served < engine.checkpointer.requested and engine.log.failure is None:
         rig.checkpoint()
-
-
-def _log_sync_failed(injector: _Injector) -> bool:
-    return any(op in _SYNCS and path.endswith((".wal", _NAMES)) for op, path in injector.failed)
 
 
 def _unexpected(error: Exception, what: str) -> ViolationError:

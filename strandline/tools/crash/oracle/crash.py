@@ -32,6 +32,11 @@ class Crash:
     synced_after: float = math.inf
     """The age from which any logged write must be on disk."""
 
+    @classmethod
+    def none(cls) -> Crash:
+        """Return what stands for no crash at all: everything that was told came before it."""
+        return cls(CrashKind.PROCESS, at=math.inf)
+
     def is_late(self, told: Told) -> bool:
         """Tell whether something was said when the crash had come already: it is no promise.
 

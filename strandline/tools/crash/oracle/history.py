@@ -90,6 +90,9 @@ class History:
     """Of each `incr` its place among all that was told, its counter and its answer."""
     counting: Counter[bytes] = field(default_factory=Counter)
     """How many `incr`s of each counter were under way."""
+    counters_under_way: list[Incr] = field(default_factory=list)
+    counts_shown: dict[bytes, tuple[int, str]] = field(default_factory=dict)
+    """What counters must have come to, because somebody was shown it, and by what."""
     order: dict[int, list[tuple[Name, int | tuple[bytes, int]]]] = field(default_factory=dict)
     """Of each writer its writes as told: an LSN, or a counter and its answer."""
     looked: list[Looked] = field(default_factory=list)
@@ -175,6 +178,7 @@ def _note_under_way(history: History, scripts: Sequence[Script], done: dict[int,
                 history.under_way[Name(writer, number)] = step
             elif isinstance(step, Incr):
                 history.counting[step.key] += 1
+                history.counters_under_way.append(step)
 
 
 def _sort(history: History) -> None:

@@ -7,7 +7,7 @@ shown stands for its write, as with a single read.
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
 
 from strandline.tools.crash.layer import ViolationError
 from strandline.tools.crash.oracle.crash import Crash
@@ -24,120 +24,155 @@ def check_looks(base: Model, history: History, crash: Crash) -> None:
     """Hold every snapshot against the writes; note what must be there by what it showed.
 
     Raises:
-        ViolationError: a snapshot changed, is older than what was acknowledged before it, or
-            no prefix.
+        ViolationError: a snapshot changed, is out of order, is older than what was
+            acknowledged before it, or no prefix.
     """
     for looked in history.looked:
-        _check(base, history, looked, crash)
+        _Look(base, history, looked, crash).check()
 
 
-def _check(base: Model, history: History, looked: Looked, crash: Crash) -> None:
-    who = f"the snapshot of writer {looked.name.writer}, step {looked.name.step}"
-    lsn, first, second = looked.told.answer
-    shown, again = _shown(first), _shown(second)
-    if shown != again:
-        raise ViolationError(2, f"{who} changed while it was open: {_differing(shown, again)}")
-    for each in history.known:
-        if each.said <= looked.began and each.last > lsn:
+class _Look:
+    """One snapshot, and what it is held against."""
+
+    def __init__(self, base: Model, history: History, looked: Looked, crash: Crash) -> None:
+        self._base = base
+        self._history = history
+        self._crash = crash
+        self._began = looked.began
+        # What counts is that it was seen before the cut, however long ago.
+        self._told = looked.told._replace(at=crash.at)
+        self._lsn, self._first, self._second = looked.told.answer
+        self._who = f"the snapshot of writer {looked.name.writer}, step {looked.name.step}"
+        self._shown: dict[_Place, bytes] = {(t, key): value for t, key, value in self._first}
+
+    def check(self) -> None:
+        """Raise for whatever it cannot have shown."""
+        self._check_readings()
+        history, lsn, who = self._history, self._lsn, self._who
+        for each in history.known:
+            if each.said <= self._began and each.last > lsn:
+                raise ViolationError(
+                    4, f"{who} is of LSN {lsn}, although {each.last} was acknowledged before it "
+                    "began",
+                )  # fmt: skip
+            if each.first <= lsn < each.last:
+                raise ViolationError(2, f"{who} is of LSN {lsn}, which lies within a batch")
+            if each.last <= lsn and self._crash.respects(each.write, self._told):
+                history.required.setdefault(each.name, f"{who} showed it")
+        increments = self._check_counters()
+        expected = self._expected()
+        logged = {place: value for place, value in self._shown.items() if place[0] != COUNTERS}
+        if history.under_way or history.counting:
+            self._explain(expected, logged)
+            return
+        if logged != expected:
+            raise ViolationError(2, self._not_so(expected, logged))
+        taken = sum(operations(each.write) for each in history.known if each.last <= lsn)
+        if history.first + taken + increments != lsn:
             raise ViolationError(
-                4, f"{who} is of LSN {lsn}, although {each.last} was acknowledged before it began"
+                2, f"{who} is of LSN {lsn}, and holds {taken} operations and {increments} incr "
+                f"behind LSN {history.first}",
+            )  # fmt: skip
+
+    def _check_readings(self) -> None:
+        """Both readings are the same, key by key in order."""
+        if self._first != self._second:
+            again = {(table, key): value for table, key, value in self._second}
+            raise ViolationError(
+                2, f"{self._who} changed while it was open: {_differing(self._shown, again)}"
             )
-        if each.first <= lsn < each.last:
-            raise ViolationError(2, f"{who} is of LSN {lsn}, which lies within a batch")
-    increments = _check_counters(base, history, looked, shown, who)
-    expected = _expected(base, history, lsn)
-    logged = {place: value for place, value in shown.items() if place[0] != COUNTERS}
-    if history.under_way or history.counting:
-        _explain(history, looked, crash, expected, logged, who)
-        return
-    if logged != expected:
-        raise ViolationError(
-            2, f"{who}, of LSN {lsn}, does not hold what was written up to there: "
-            f"{_differing(expected, logged)}",
-        )  # fmt: skip
-    taken = sum(operations(each.write) for each in history.known if each.last <= lsn)
-    if history.first + taken + increments != lsn:
-        raise ViolationError(
-            2, f"{who} is of LSN {lsn}, and holds {taken} operations and {increments} incr behind "
-            f"LSN {history.first}",
-        )  # fmt: skip
+        for before, after in itertools.pairwise(self._first):
+            if before[0] == after[0] and before[1] >= after[1]:
+                raise ViolationError(
+                    2, f"{self._who} is out of order: key {after[1]!r} came after {before[1]!r}"
+                )
+
+    def _check_counters(self) -> int:
+        """Hold what counters showed against the answers; return how many `incr`s that is."""
+        history, taken = self._history, 0
+        before = self._base.tables.get(COUNTERS, {})
+        shown = {key: value for (table, key), value in self._shown.items() if table == COUNTERS}
+        for key in before.keys() | history.counted.keys() | shown.keys():
+            count, start = int(shown.get(key, b"0")), int(before.get(key, b"0"))
+            told = [a for said, k, a in history.counted_by if k == key and said <= self._began]
+            least = max([start, *told])
+            most = start + len(history.counted.get(key, ())) + history.counting[key]
+            if not least <= count <= most:
+                raise ViolationError(
+                    4, f"{self._who} shows counter {key!r} as {count}; expected {least}, which was "
+                    f"told before it began, to {most}",
+                )  # fmt: skip
+            taken += count - start
+            if count > max([start, *history.counted.get(key, ())]):
+                self._require_count(key, count)
+        return taken
+
+    def _require_count(self, key: bytes, count: int) -> None:
+        """The last `incr` that it showed was under way: it stays, if the crash respects it."""
+        steps = [step for step in self._history.counters_under_way if step.key == key]
+        if all(self._crash.respects(step, self._told) for step in steps):
+            shown = self._history.counts_shown
+            shown[key] = max(shown.get(key, (0, "")), (count, self._who))
+
+    def _expected(self) -> dict[_Place, bytes]:
+        """Return what the known writes up to its LSN leave, as a look tells it."""
+        model = self._base.copy()
+        for each in self._history.known:
+            if each.last <= self._lsn:
+                each.write.apply(model)
+        return {
+            (name, key): seen(value)
+            for name, content in model.tables.items()
+            if name != COUNTERS
+            for key, value in content.items()
+        }
+
+    def _explain(self, expected: dict[_Place, bytes], logged: dict[_Place, bytes]) -> None:
+        """Let what differs be the work of steps that were under way; they must be there then."""
+        for place in expected.keys() | logged.keys():
+            value = logged.get(place)
+            if value == expected.get(place):
+                continue
+            writers = [
+                (name, write)
+                for name, write in self._history.under_way.items()
+                if (place, value) in _left_by(write).items()
+            ]
+            if not writers:
+                raise ViolationError(2, self._not_so(expected, logged))
+            if len(writers) == 1:
+                name, write = writers[0]
+                self._check_whole(name, write, logged)
+                if self._crash.respects(write, self._told):
+                    self._history.required.setdefault(name, f"{self._who} showed it")
+
+    def _check_whole(self, name: Name, write: Write, logged: dict[_Place, bytes]) -> None:
+        """Of a write that it showed it showed all, but for what others wrote over it."""
+        own = max((lsn for _, lsn in self._history.order.get(name.writer, ())
+                   if isinstance(lsn, int)), default=self._history.first)  # fmt: skip
+        others = [each.write for each in self._history.known if own < each.last <= self._lsn]
+        others += [other for n, other in self._history.under_way.items() if n != name]
+        for place, value in _left_by(write).items():
+            shown = logged.get(place)
+            if shown != value and not any(
+                (place, shown) in _left_by(other).items() for other in others
+            ):
+                raise ViolationError(
+                    2, f"{self._who} shows a part of writer {name.writer}, step {name.step}: "
+                    f"{place[0]!r}/{place[1]!r}: expected {value!r}, found {shown!r}",
+                )  # fmt: skip
+
+    def _not_so(self, expected: dict[_Place, bytes], logged: dict[_Place, bytes]) -> str:
+        return (
+            f"{self._who}, of LSN {self._lsn}, does not hold what was written up to there: "
+            f"{_differing(expected, logged)}"
+        )
 
 
-def _shown(told: list[list[Any]]) -> dict[_Place, bytes]:
-    return {(table, key): value for table, key, value in told}
-
-
-def _expected(base: Model, history: History, lsn: int) -> dict[_Place, bytes]:
-    """Return what the known writes up to an LSN leave, as a look tells it."""
-    model = base.copy()
-    for each in history.known:
-        if each.last <= lsn:
-            each.write.apply(model)
-    return {
-        (name, key): seen(value)
-        for name, content in model.tables.items()
-        if name != COUNTERS
-        for key, value in content.items()
-    }
-
-
-def _check_counters(
-    base: Model, history: History, looked: Looked, shown: dict[_Place, bytes], who: str
-) -> int:
-    """Hold what counters showed against the answers; return how many `incr`s that is."""
-    taken = 0
-    before = base.tables.get(COUNTERS, {})
-    keys = before.keys() | history.counted.keys() | {key for t, key in shown if t == COUNTERS}
-    for key in keys:
-        count, start = int(shown.get((COUNTERS, key), b"0")), int(before.get(key, b"0"))
-        told = [a for said, k, a in history.counted_by if k == key and said <= looked.began]
-        least = max([start, *told])
-        most = start + len(history.counted.get(key, ())) + history.counting[key]
-        if not least <= count <= most:
-            raise ViolationError(
-                4, f"{who} shows counter {key!r} as {count}; expected {least}, which "
-                f"was told before it began, to {most}",
-            )  # fmt: skip
-        taken += count - start
-    return taken
-
-
-def _explain(
-    history: History,
-    looked: Looked,
-    crash: Crash,
-    expected: dict[_Place, bytes],
-    logged: dict[_Place, bytes],
-    who: str,
-) -> None:
-    """Let what differs be the work of steps that were under way; they must be there then."""
-    for place in expected.keys() | logged.keys():
-        value = logged.get(place)
-        if value == expected.get(place):
-            continue
-        writers = [
-            (name, write)
-            for name, write in history.under_way.items()
-            if (*place, value) in _last_items(write)
-        ]
-        if not writers:
-            raise ViolationError(
-                2, f"{who}, of LSN {looked.told.answer[0]}, does not hold what was written up to "
-                f"there: {_differing(expected, logged)}",
-            )  # fmt: skip
-        name, write = writers[0]
-        if len(writers) == 1 and crash.respects(write, looked.told._replace(at=crash.at)):
-            _require(history, name, who)
-
-
-def _last_items(write: Write) -> list[tuple[str, bytes, bytes | None]]:
-    """Return what a write leaves, key by key, as a look tells it."""
+def _left_by(write: Write) -> dict[_Place, bytes | None]:
+    """Return what a write leaves, key by key, as a look tells it; None for a key that is gone."""
     last = {(name, key): value for name, key, value in items_of(write)}
-    return [(*place, None if value is None else seen(value)) for place, value in last.items()]
-
-
-def _require(history: History, name: Name, who: str) -> None:
-    history.required.setdefault(name, f"{who} showed it")
+    return {place: None if value is None else seen(value) for place, value in last.items()}
 
 
 def _differing(expected: dict[_Place, bytes], found: dict[_Place, bytes]) -> str:

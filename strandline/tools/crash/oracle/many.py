@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from strandline import Store
 from strandline.tools.crash.layer import ViolationError
-from strandline.tools.crash.oracle.crash import Crash, CrashKind
+from strandline.tools.crash.oracle.crash import Crash
 from strandline.tools.crash.oracle.history import (
     History,
     Name,
@@ -92,8 +92,8 @@ def check_living_many(db: Store, base: Model, scripts: Sequence[Script], account
     Raises:
         ViolationError: a promise is broken.
     """
-    history = history_of(base, scripts, account, Crash(CrashKind.PROCESS))
-    check_looks(base, history, Crash(CrashKind.PROCESS))
+    history = history_of(base, scripts, account, Crash.none())
+    check_looks(base, history, Crash.none())
     assert not history.under_way, "a writer has not come to its end"
     assert not history.counting, "a writer has not come to its end"
     found = read_whole(db, keys_of(scripts))
@@ -205,6 +205,9 @@ def _check_required(history: History, known: int, places: list[_Place], counters
     for key, answers in history.counted.items():
         value = int(counters.get(key, b"0"))
         there |= {name for answer, name in answers.items() if answer <= value}
+    for key, (least, who) in history.counts_shown.items():
+        if int(counters.get(key, b"0")) < least:
+            raise ViolationError(1, f"counter {key!r} is below {least}, which {who} showed")
     for name, why in history.required.items():
         if name not in there:
             raise ViolationError(1, f"writer {name.writer}, step {name.step} is missing: {why}")

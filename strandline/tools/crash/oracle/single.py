@@ -12,7 +12,7 @@ from typing import Any
 
 from strandline import Store
 from strandline.tools.crash.layer import ViolationError
-from strandline.tools.crash.oracle.crash import Crash, CrashKind
+from strandline.tools.crash.oracle.crash import Crash
 from strandline.tools.crash.oracle.reading import difference, read_whole
 from strandline.tools.crash.script.model import UNLOGGED, Content, Model
 from strandline.tools.crash.script.running import Script
@@ -212,7 +212,7 @@ def check_living_single(db: Store, base: Model, script: Script, account: Account
     """
     told = {message.step for message in account.messages if message.kind != OPENED}
     taken = {number: step for number, step in script.items() if number in told}
-    prefixes = expect_single(base, taken, account, Crash(CrashKind.PROCESS))
+    prefixes = expect_single(base, taken, account, Crash.none())
     found = read_whole(db, prefixes.keys())
     unlogged = found.get(UNLOGGED, {})
     logged = {name: content if name != UNLOGGED else {} for name, content in found.items()}

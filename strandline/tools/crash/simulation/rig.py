@@ -34,6 +34,7 @@ import xxhash
 
 import strandline
 from strandline.engine.store import Store
+from strandline.errors import WriteOutcomeUnknownError
 from strandline.tools.crash.script.settings import NeverFlush
 from strandline.tools.crash.simulation.disk import SimulatedDisk
 from strandline.tools.crash.simulation.media import CrashPolicy, Directory
@@ -174,7 +175,8 @@ class Rig:
         """End the store if it is open, without a flush; what the disk refuses is let pass."""
         if self._opened is not None:
             self.disk.faults = None
-            self._opened.close(drain=False, timeout=0.0)
+            with contextlib.suppress(WriteOutcomeUnknownError):
+                self._opened.close(drain=False, timeout=0.0)
 
     def __enter__(self) -> Self:
         return self
