@@ -40,6 +40,10 @@ _SCHEDULES: Final = 40
 """In how many orders the same scripts are run; one of them under crashes."""
 _GLANCES: Final = 0.04
 """How often one crash is tried behind a step, in any of those orders."""
+_LATENCIES: Final = (0.0, 0.0002, 0.002)
+"""How long an fdatasync takes: what is written meanwhile is not covered by it."""
+_SYNCS: Final = 6
+"""How many syncs, of a group, a seal and a header, what is due may have to wait for."""
 _SLACK: Final = 0.002
 """Seconds of the clock that a thread may be late in waking, beyond its interval."""
 
@@ -62,8 +66,9 @@ class ThreadsRound:
         self._place = place
         self._seed = seed
         self._options: dict[str, Any] = settings_of(seed)
+        self._latency = choose.choice(_LATENCIES)
         # A thread that is late in waking, and one that waits for its turn at the disk.
-        self._logged_after = 2 * self._options["log_interval"] + _SLACK
+        self._logged_after = 2 * self._options["log_interval"] + _SLACK + _SYNCS * self._latency
         self._synced_after = self._options["sync_interval"] + self._logged_after
         self._told: list[Told] = []
         self._scheduler = Scheduler(seed)
@@ -93,9 +98,16 @@ class ThreadsRound:
         self._scheduler = Scheduler(schedule)
         shutil.rmtree(self._place, ignore_errors=True)
         with Rig(self._place, **self._options) as rig:
-            rig.disk.before = self._scheduler.pause
+            rig.disk.before = self._before
             yield rig
             rig.disk.before = None
+
+    def _before(self, op: str) -> None:
+        """Let others go on before an operation, and for as long as a sync takes."""
+        if op == "fdatasync" and self._latency:
+            self._scheduler.sleep(self._latency)
+        else:
+            self._scheduler.pause()
 
     # ---- the writers
 
@@ -135,7 +147,7 @@ class ThreadsRound:
             run_script(db, lambda: db, {number: step}, self._tell, writer=writer)
             took = self._scheduler.now - began
             if took >= GATE_TIMEOUT:
-                # The disk takes no time and no budget is reached: it waited to be woken.
+                # The disk takes little time and no budget is reached: it waited to be woken.
                 raise ViolationError(
                     13, f"writer {writer}, step {number}, {step!r:.160}, took {took:.3f} s: nobody "
                     "woke it",

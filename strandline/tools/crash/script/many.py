@@ -30,7 +30,7 @@ _KEYS: Final = tuple(b"k%d" % number for number in range(6))
 _CONTENDED: Final = (3, 3, 6)
 """To how many keys the writers of a script keep."""
 _COUNTERS: Final = (b"c0", b"c1")
-_PAUSES: Final = (0.0, 0.0, 0.002, 0.02)
+_PAUSES: Final = (0.0, 0.0, 0.0, 0.0005, 0.02)
 """For how many seconds a snapshot is held between its reads."""
 
 

@@ -33,13 +33,13 @@ class FaultPoint:
         self.operations: list[Operation] = []
         """Every call so far, those that failed included."""
         self.faults: FaultHook | None = None
-        self.before: Callable[[], object] | None = None
-        """Called before every operation and the hook, where tasks take turns."""
+        self.before: Callable[[str], object] | None = None
+        """Called with its name before every operation and the hook, where tasks take turns."""
 
     def enter(self, op: str, path: str, offset: int = 0, length: int = 0) -> int:
         """Record a call and ask the hook; return the length that the call may have."""
         if self.before is not None:
-            self.before()
+            self.before(op)
         self.operations.append(Operation(op, path, offset, length))
         fault = self.faults(op, path) if self.faults is not None else None
         if fault is None:
