@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ from strandline.tools.crash.layers.errors_real import RealErrors
 from strandline.tools.crash.layers.errors_simulated import SLICES
 from strandline.tools.crash.script.steps import SYNC, Put, Step
 from strandline.tools.crash.script.told import DONE, OPENED, Told
-from strandline.tools.crash.shim.control import Kind
+from strandline.tools.crash.shim.control import Board, Kind
 from strandline.tools.crash.shim.record import (
     Event,
     Failed,
@@ -49,33 +50,43 @@ def test_nothing_is_found_in_a_sound_store(place: Path) -> None:
     assert tally.acknowledged
 
 
-_NEARBY: Final = 10
+_TRIED: Final = 12
 
 
 @needs_shim
 @pytest.mark.parametrize(
-    ("bug", "seed", "invariants"),
+    ("bug", "kind", "code", "invariants"),
     [
-        ("failed_sync_ignored", 11, {1, 8}),
-        pytest.param("failed_sync_retried", 11, {8}, marks=pytest.mark.slow),
-        pytest.param("full_disk_acknowledged", 52, {1, 2, 9}, marks=pytest.mark.slow),
+        ("failed_sync_ignored", Kind.FDATASYNC, errno.EIO, {1, 8}),
+        pytest.param("failed_sync_retried", Kind.FDATASYNC, errno.EIO, {8}, marks=pytest.mark.slow),
+        pytest.param(
+            "full_disk_acknowledged", Kind.WRITE, errno.ENOSPC, {1, 2, 9}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_planted_bug_is_found(
-    place: Path, monkeypatch: pytest.MonkeyPatch, bug: str, seed: int, invariants: set[int]
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    bug: str,
+    kind: Kind,
+    code: int,
+    invariants: set[int],
 ) -> None:
     """Planted in the process that writes; that which judges is sound.
 
-    Which call is the n-th depends on the threads of the store a little: the next rounds are
-    tried as well.
+    Which call is the n-th depends on the threads of the store: several are tried, from where
+    the script writes on.
     """
+
+    def faults(_self: RealErrors, board: Board) -> Iterator[Fault]:
+        first = board.counts[kind] // 6
+        for nth in range(first, first + _TRIED):
+            yield Fault(kind, nth, code, lasting=False)
+            yield Fault(kind, nth, code, lasting=True)
+
     monkeypatch.setenv("STRANDLINE_NATIVE", "0")
-    for number in range(_NEARBY):
-        near = place / str(number)
-        near.mkdir()
-        finding = _real(near, seed + number, bug).finding
-        if finding is not None:
-            break
+    monkeypatch.setattr(RealErrors, "_faults", faults)
+    finding = _real(place, 0, bug).finding
     assert finding is not None
     assert finding.invariant in invariants, finding
     assert " at " in finding.where
