@@ -241,14 +241,15 @@ class LogQueues:
     def _tell_all(self, what: str) -> None:
         """Let everybody in the queues know that the log has failed."""
         with self.mutex:
+            synced = self.synced_lsn
             if not self._told:
-                self.in_doubt = self.next_lsn() - 1 - self.synced_lsn
+                self.in_doubt = self.next_lsn() - 1 - synced
             for group in (*self.unsynced, *self.closed, self.group):
                 if not group.done:
                     group.error = lambda: self._unknown(what)
                     # Their writers hear of it.
                     for queued in (group.sync, group.buffered):
-                        self.in_doubt -= sum(1 for _ in self.sink.withdraw(queued))
+                        self.in_doubt -= sum(lsn > synced for lsn in self.sink.withdraw(queued))
                     group.sync, group.buffered = [], []
                     group.done = True
                 group.wake_all()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -66,6 +67,23 @@ def test_a_writer_that_was_told_is_not_told_again(tmp_path: Path) -> None:
         with pytest.raises(WriteOutcomeUnknownError):
             db.put(b"maybe", b"1", durability=SYNC)
         rig.disk.faults = None
+        db.close()
+
+
+def test_what_was_synced_when_another_thread_failed_is_in_no_doubt(tmp_path: Path) -> None:
+    """LMDB fails between a group's sync and its publishing: its writer is told, all is on disk.
+
+    Those who were told were taken off what is in doubt though they were not part of it, so
+    that a close spoke of -1 operations, or was quiet about others.
+    Guard: `LogQueues._tell_all` counts of those whom it tells only what was not synced.
+    """
+    with Rig(tmp_path) as rig:
+        db = rig.open()
+        log = db.engine.log
+        failing = mock.patch.object(type(log), "settle", lambda log: log.fail(LOST, "LMDB failed"))
+        with failing, pytest.raises(WriteOutcomeUnknownError, match="LMDB failed"):
+            db.put(b"k", b"1", durability=SYNC)
+        assert log.in_doubt == 0
         db.close()
 
 
