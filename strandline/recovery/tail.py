@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 from strandline.errors import DiskFullError
 from strandline.recovery.aside import Aside
@@ -32,7 +31,7 @@ from strandline.recovery.quarantine import Quarantine, write_fully
 from strandline.recovery.report import TornTail
 from strandline.recovery.rewrite import NewSegment, remove_leftovers, rewrite
 from strandline.recovery.survey import Survey
-from strandline.recovery.verdict import SYNC_MARK_BYTES, Kept
+from strandline.recovery.verdict import GIVING_UP, SYNC_MARK_BYTES, Kept
 from strandline.wal.disk import Disk, let_go
 from strandline.wal.format import (
     SEGMENT_HEADER_BYTES,
@@ -44,8 +43,6 @@ from strandline.wal.reader import read_fully, read_segment_header, stamp_of
 from strandline.wal.resync import find_last_seal
 from strandline.wal.runtime import Runtime
 from strandline.wal.segments import SealedSegment
-
-_KEEPS_ALL: Final = ("point-in-time", "salvage")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -87,7 +84,7 @@ def settle(
     quarantine = Quarantine(disk, quarantine_dir, quarantine_bytes, runtime)
     remove_leftovers(disk, log_dir)
     quarantine.clear_partial()
-    if survey.mode in _KEEPS_ALL:
+    if survey.mode in GIVING_UP:
         quarantine.require_room(survey.asides)
     swept = {aside.segment_id for aside in survey.asides if aside.sweep}
     settlement = Settlement(
@@ -174,7 +171,7 @@ def _put_aside(survey: Survey, settlement: Settlement) -> None:
     """
     plan = [aside for aside in survey.asides if not aside.sweep]
     for aside in sorted(plan, key=lambda a: (a.whole, -a.segment_id, a.offset)):
-        path = _put(settlement.quarantine, aside, must=survey.mode in _KEEPS_ALL)
+        path = _put(settlement.quarantine, aside, must=survey.mode in GIVING_UP)
         if path is None:
             settlement.unquarantined_bytes += 0 if aside.whole else aside.length
             continue

@@ -46,7 +46,8 @@ and every later write to a larger folio costs more (measured on ext4: 0.9 us for
 zeros written 64 KiB at a time, 2.1 us over those written 1 MiB at a time)."""
 _RECYCLED_AT_MOST: Final = 4
 _READ_BYTES: Final = 1 << 20
-_OF_OPENING: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_OF_OPENING: Final = (errno.EMFILE, errno.ENFILE)
+"""What open(2) alone can say. ENOMEM is not here: an fsync can come to that."""
 
 
 class SealedSegment(NamedTuple):

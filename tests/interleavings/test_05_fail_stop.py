@@ -375,7 +375,7 @@ def test_failed_making_of_a_segment_ends_it_all(tmp_path: Path, op: str) -> None
         assert {b"k": b"0"} == dict(db.scan()) == dict(rig.power_cut("none").open().scan())
 
 
-@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EINTR])
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EINTR, errno.ENOMEM])
 @pytest.mark.parametrize("by", ["recycling", "preparing", "turning"])
 def test_failed_sync_of_the_directory_ends_it_all(tmp_path: Path, by: str, code: int) -> None:
     """Which names are durable nobody knows any more: it is not synced again, whatever the error.
